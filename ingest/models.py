@@ -1,0 +1,206 @@
+"""The collection: data sets, their images and labels, and the ledger of every file that came in."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Count, Q
+
+
+class OrganClass(models.Model):
+    """A body organ, the label that the network learns (the paper's class)."""
+
+    name = models.SlugField(max_length=64, unique=True)
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name = "organ"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Modality(models.Model):
+    """An imaging modality under its DICOM code (PS3.3 C.7.3.1.1.1): CT, MR, DX, US, ..."""
+
+    code = models.CharField(max_length=16, primary_key=True)
+    name = models.CharField(max_length=64, blank=True)
+
+    class Meta:
+        ordering = ["code"]
+        verbose_name_plural = "modalities"
+
+    def __str__(self) -> str:
+        return self.code
+
+
+class Dataset(models.Model):
+    """A named collection of images that came in together or belong together."""
+
+    name = models.CharField(max_length=120, unique=True)
+    description = models.TextField(blank=True)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class LabelSource(models.TextChoices):
+    """Where the labels of a batch come from."""
+
+    FOLDER = "folder", "folder names"
+    MANIFEST = "manifest", "a manifest.csv"
+    DICOM = "dicom", "DICOM tags"
+
+
+class UploadBatchQuerySet(models.QuerySet["UploadBatch"]):
+    def with_counts(self) -> "UploadBatchQuerySet":
+        """Annotates files_total and one files_<state> for each state."""
+        return self.annotate(
+            files_total=Count("files"),
+            **{f"files_{state}": Count("files", filter=Q(files__state=state)) for state in FileState.values},
+        )
+
+
+class UploadBatch(models.Model):
+    """Files that came in together: one upload, one command, one request."""
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="batches")
+    label_source = models.CharField(max_length=16, choices=LabelSource, default=LabelSource.DICOM)
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = UploadBatchQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-id"]
+        verbose_name_plural = "upload batches"
+
+    def __str__(self) -> str:
+        return f"batch {self.pk} into {self.dataset}"
+
+    @property
+    def is_finished(self) -> bool:
+        return not self.files.unfinished().exists()
+
+
+class FileState(models.TextChoices):
+    QUEUED = "queued", "queued"
+    READING = "reading", "reading"
+    IMPORTED = "imported", "imported"
+    DUPLICATE = "duplicate", "duplicate"
+    REJECTED = "rejected", "rejected"
+
+
+class UploadedFileQuerySet(models.QuerySet["UploadedFile"]):
+    def unfinished(self) -> "UploadedFileQuerySet":
+        return self.filter(state__in=[FileState.QUEUED, FileState.READING])
+
+
+class UploadedFile(models.Model):
+    """One file of a batch and what became of it."""
+
+    batch = models.ForeignKey(UploadBatch, models.CASCADE, related_name="files")
+    path = models.CharField(max_length=1024, help_text="The file's path inside what was uploaded.")
+    size_bytes = models.BigIntegerField(default=0)
+    sha256 = models.CharField(max_length=64, blank=True)
+    state = models.CharField(max_length=16, choices=FileState, default=FileState.QUEUED)
+    reason_code = models.SlugField(max_length=64, blank=True)
+    reason = models.CharField(max_length=500, blank=True)
+    organ_name = models.CharField(max_length=64, blank=True, help_text="Label that came with the file.")
+    modality_code = models.CharField(max_length=16, blank=True, help_text="Label that came with the file.")
+    group_key = models.CharField(max_length=32, blank=True, help_text="Keyed hash of the manifest's group.")
+    split = models.CharField(max_length=8, blank=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    claimed_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    duplicate_of = models.ForeignKey(
+        "Image", models.SET_NULL, null=True, blank=True, related_name="duplicate_files"
+    )
+
+    objects = UploadedFileQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [
+            models.Index(fields=["batch", "state"]),
+            models.Index(
+                fields=["id"], name="uploadedfile_unfinished", condition=Q(state__in=["queued", "reading"])
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"file {self.pk} of batch {self.batch_id}"
+
+
+class Split(models.TextChoices):
+    TRAIN = "train", "train"
+    TEST = "test", "test"
+
+
+class ImageQuerySet(models.QuerySet["Image"]):
+    def labelled(self) -> "ImageQuerySet":
+        return self.filter(organ__isnull=False)
+
+    def for_training(self) -> "ImageQuerySet":
+        """Labelled images that are not held out for testing."""
+        return self.labelled().exclude(split=Split.TEST)
+
+
+class Image(models.Model):
+    """One 2D picture of the collection: a picture file, or one frame of a DICOM object.
+
+    `organ` and `modality` are labels (ground truth or the file's own claim), never predictions.
+    """
+
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="images")
+    uploaded_file = models.ForeignKey(
+        UploadedFile, models.SET_NULL, null=True, blank=True, related_name="images"
+    )
+    sha256 = models.CharField(max_length=64, help_text="Of the original file's bytes.")
+    frame_number = models.PositiveIntegerField(default=1, help_text="From 1, as in DICOM.")
+    number_of_frames = models.PositiveIntegerField(default=1)
+    source_path = models.CharField(max_length=1024, help_text="The file's path inside what was uploaded.")
+    original = models.FileField(max_length=200)
+    rendition = models.FileField(max_length=200, help_text="256x256 8-bit grey, what the network sees.")
+    preview = models.FileField(max_length=200, help_text="For people; keeps the aspect.")
+
+    organ = models.ForeignKey(OrganClass, models.PROTECT, null=True, blank=True, related_name="images")
+    modality = models.ForeignKey(Modality, models.PROTECT, null=True, blank=True, related_name="images")
+    body_part_examined = models.CharField(max_length=64, blank=True, help_text="The file's own claim.")
+    split = models.CharField(max_length=8, choices=Split, blank=True)
+
+    patient_key = models.CharField(max_length=32, blank=True, db_index=True, help_text="Keyed hash.")
+    study_key = models.CharField(max_length=32, blank=True, help_text="Keyed hash.")
+    series_key = models.CharField(max_length=32, blank=True, help_text="Keyed hash.")
+    group_key = models.CharField(
+        max_length=32, db_index=True, help_text="Images of one patient or volume share it. Keyed hash."
+    )
+
+    file_format = models.CharField(max_length=16)
+    transfer_syntax_uid = models.CharField(max_length=64, blank=True)
+    rows = models.PositiveIntegerField()
+    columns = models.PositiveIntegerField()
+    bits_stored = models.PositiveSmallIntegerField()
+    tags: models.JSONField[Any, Any] = models.JSONField(
+        default=dict, blank=True, help_text="Permitted DICOM attributes by keyword."
+    )
+    assumptions: models.JSONField[Any, Any] = models.JSONField(
+        default=list, blank=True, help_text="What was missing or wrong in the file, and what was assumed."
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = ImageQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["sha256", "frame_number"], name="image_once_per_bytes"),
+        ]
+
+    def __str__(self) -> str:
+        return f"image {self.pk}"

@@ -1,0 +1,33 @@
+"""The networks kept warm in this process, one per model version. Imports torch: workers and commands only."""
+
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+from django.conf import settings
+from django.core.files.storage import default_storage
+
+from ml.inference import ImageDescriber
+from ml.models import ModelVersion
+
+
+@lru_cache(maxsize=3)
+def describer_for(version_id: int) -> ImageDescriber:
+    """The describer of a model version, loaded once per process."""
+    version = ModelVersion.objects.get(pk=version_id)
+    return ImageDescriber.from_checkpoint(checkpoint_dir(version))
+
+
+def checkpoint_dir(version: ModelVersion) -> Path:
+    """A local folder with the version's checkpoint, copied from the file storage once per host."""
+    folder = Path(settings.DATA_DIR) / "checkpoints" / str(version.pk)
+    if not folder.exists():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        for name in default_storage.listdir(version.checkpoint)[1]:
+            with default_storage.open(f"{version.checkpoint}/{name}") as source:
+                with open(partial / name, "wb") as target:
+                    shutil.copyfileobj(source, target)
+        partial.rename(folder)
+    return folder

@@ -1,0 +1,45 @@
+"""The four roles and what each may do. Views ask for permissions, never for roles."""
+
+from typing import Any
+
+from django.contrib.auth.models import Group, Permission
+
+SEARCH = ["search.add_query", "search.view_query", "ingest.view_image"]
+CURATE = [
+    *SEARCH,
+    "ingest.add_uploadbatch",
+    "ingest.view_uploadbatch",
+    "ingest.view_uploadedfile",
+    "ingest.change_image",
+    "ingest.add_dataset",
+    "ingest.view_dataset",
+    "ingest.change_dataset",
+    "ingest.add_organclass",
+    "ingest.view_organclass",
+    "ingest.change_organclass",
+    "ingest.view_modality",
+]
+TRAIN = [
+    *CURATE,
+    "ml.add_trainingrun",
+    "ml.view_trainingrun",
+    "ml.change_trainingrun",
+    "ml.view_modelversion",
+    "ml.activate_modelversion",
+    "ml.view_evaluation",
+    "search.view_embedding",
+    "auth.view_user",
+    "auth.add_user",
+    "auth.change_user",
+]
+ROLES = {"clinician": SEARCH, "curator": CURATE, "admin": TRAIN, "integration": CURATE}
+STAFF_ROLES = {"curator", "admin"}  # may sign in to the Django admin
+TOKEN_ONLY_ROLES = {"integration"}  # no password: the REST API alone
+
+
+def create_roles(**_: Any) -> None:
+    """Give each role's group exactly its permissions; runs after every migration."""
+    known = {f"{p.content_type.app_label}.{p.codename}": p for p in Permission.objects.select_related("content_type")}
+    for role, permissions in ROLES.items():
+        group, _created = Group.objects.get_or_create(name=role)
+        group.permissions.set([known[name] for name in permissions if name in known])

@@ -1,0 +1,44 @@
+"""What the inference workers do."""
+
+from celery import shared_task
+from celery.signals import worker_ready
+
+from ingest.bell import ring
+from ml.models import ModelVersion
+from search import answering, indexing
+from search.models import Query, QueryStatus
+
+
+@shared_task(name="search.answer_query")
+def answer_query(query_id: str) -> None:
+    query = Query.objects.filter(pk=query_id).select_related("image").first()
+    if query:
+        answering.answer(query)
+
+
+@shared_task(name="search.answer_waiting_queries")
+def answer_waiting_queries() -> None:
+    """Answer what a lost message or a killed worker left waiting."""
+    for query in Query.objects.filter(status=QueryStatus.WAITING).select_related("image"):
+        answering.answer(query)
+
+
+@shared_task(name="search.index_images")
+def index_images() -> None:
+    """One batch, then to the back of the queue: people's queries go first."""
+    if indexing.index_next_batch():
+        ring(index_images)
+
+
+@worker_ready.connect
+def warm_up(sender: object, **_: object) -> None:
+    """Load the active network before the first query comes, and look for what was left undone."""
+    queues = getattr(getattr(sender, "app", None), "amqp", None)
+    if queues is None or "inference" not in queues.queues.consume_from:
+        return
+    if version := ModelVersion.objects.active():
+        from ml.serving import describer_for
+
+        describer_for(version.pk)
+    ring(answer_waiting_queries)
+    ring(index_images)
