@@ -37,6 +37,7 @@ def ensure_environment() -> None:
     """Set DATABASE_URL and REDIS_URL for this process and its children, starting PostgreSQL if it is down."""
     if not os.environ.get("DATABASE_URL"):
         os.environ["DATABASE_URL"] = start_postgres()
+        os.environ["CBMIR_EMBEDDED_POSTGRES"] = "1"
     if not os.environ.get("REDIS_URL"):
         os.environ["REDIS_URL"] = f"unix://{run_dir() / 'redis.sock'}"
         os.environ["CBMIR_EMBEDDED_REDIS"] = "1"

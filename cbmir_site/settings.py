@@ -63,6 +63,7 @@ INSTALLED_APPS = [
     "knox",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "cbmir_site",
     "ingest",
     "ml",
     "search",

@@ -6,6 +6,7 @@ from typing import Any
 from django.conf import settings
 from django.db import models, transaction
 from django.db.models import Q
+from django.utils import timezone
 
 from ingest.bell import ring
 from ingest.models import Dataset
@@ -17,6 +18,12 @@ class RunStatus(models.TextChoices):
     SUCCEEDED = "succeeded", "succeeded"
     FAILED = "failed", "failed"
     CANCELLED = "cancelled", "cancelled"
+
+
+class TrainingRunQuerySet(models.QuerySet["TrainingRun"]):
+    def unfinished(self) -> "TrainingRunQuerySet":
+        """Runs that wait, are being trained, or whose worker was killed; the oldest first."""
+        return self.filter(status__in=[RunStatus.QUEUED, RunStatus.RUNNING]).order_by("pk")
 
 
 class TrainingRun(models.Model):
@@ -47,6 +54,8 @@ class TrainingRun(models.Model):
     )
     error = models.CharField(max_length=500, blank=True, editable=False)
 
+    objects = TrainingRunQuerySet.as_manager()
+
     class Meta:
         ordering = ["-id"]
 
@@ -66,6 +75,24 @@ class TrainingRun(models.Model):
     def resume_dir(self) -> Path:
         """Where a killed run takes up again; scratch space of the training host."""
         return Path(settings.DATA_DIR) / "training" / str(self.pk)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status not in {RunStatus.QUEUED, RunStatus.RUNNING}
+
+    def hand_over(self) -> None:
+        """Ring for the training worker."""
+        ring("ml.train", self.pk)  # by name: web processes do not import the tasks
+
+    def cancel(self) -> bool:
+        """Stop the run, within a second or two when it is being trained. False: it had ended before."""
+        cancelled = (
+            TrainingRun.objects.unfinished()
+            .filter(pk=self.pk)
+            .update(status=RunStatus.CANCELLED, finished_at=timezone.now())
+        )
+        self.refresh_from_db()
+        return bool(cancelled)
 
 
 class VersionStatus(models.TextChoices):

@@ -1,0 +1,81 @@
+"""`make run`: everything that serves a searchable collection, in one command, on one machine."""
+
+import signal
+import socket
+import time
+import urllib.request
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management import BaseCommand, CommandError, call_command
+from rich.console import Console
+
+from cbmir_site import embedded, first_start
+from cbmir_site.supervisor import AlreadyRunning, Supervisor, default_services
+
+
+class Command(BaseCommand):
+    help = "Start the database, the broker, the workers and the web page, and fill an empty collection."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--host", default="127.0.0.1")
+        parser.add_argument("--port", type=int, default=8000)
+        parser.add_argument("--data", type=Path, help="A folder to import instead of the demo collection.")
+
+    def handle(self, *, host: str, port: int, data: Path | None, **options: Any) -> None:
+        console = Console(stderr=True, highlight=False)
+        signal.signal(signal.SIGTERM, _interrupt)
+        signal.signal(signal.SIGHUP, _interrupt)
+        if data and not data.is_dir():
+            raise CommandError(f"There is no folder {data}.")
+        supervisor = Supervisor(default_services(host, port), report=console.print)
+        try:
+            with console.status("Preparing the database and the pages"):
+                _check_port(host, port)
+                call_command("migrate", verbosity=0, interactive=False)
+                call_command("collectstatic", verbosity=0, interactive=False)
+            first_start.create_first_accounts(console)
+            supervisor.start()
+            address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}/"
+            _wait_for_page(f"http://127.0.0.1:{port}/healthz", supervisor)
+            console.print(f"The page is up at [bold]{address}[/bold]")
+            first_start.fill(console, data, supervisor.watch)
+            console.print(f"[bold green]Ready:[/bold green] [bold]{address}[/bold]   (Ctrl-C stops everything)")
+            while True:
+                supervisor.watch()
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            console.print("\nStopping.")
+        except AlreadyRunning:
+            raise CommandError(f"It already runs on the data directory {embedded.data_dir()}.") from None
+        finally:
+            supervisor.stop()
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _check_port(host: str, port: int) -> None:
+    """Leftovers of a killed run may hold the port; they are ended before the web server starts."""
+    if Supervisor([], report=print).leftovers_exist():
+        return
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise CommandError(f"Port {port} is taken; choose another one: make run PORT=8080") from error
+
+
+def _wait_for_page(url: str, supervisor: Supervisor, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            supervisor.watch()
+            time.sleep(0.1)
+    raise CommandError(f"The web server did not start; its log is {supervisor.log_dir / 'web.log'}.")

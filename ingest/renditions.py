@@ -1,0 +1,46 @@
+"""The two pictures made of every image: one for the network, one for people."""
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+RENDITION_SIZE = 256  # pixels; the paper's
+PREVIEW_SIZE = 1024  # pixels, longest side
+
+
+def network_rendition(pixels: NDArray[np.uint8]) -> bytes:
+    """PNG of 256x256 8-bit grey from uint8 (rows, columns).
+
+    The whole picture is resized without keeping its aspect, as in the paper: nothing is cut off and no
+    border is invented.
+    """
+    resized = Image.fromarray(pixels).resize((RENDITION_SIZE, RENDITION_SIZE), Image.Resampling.BILINEAR)
+    return _encode(resized, "PNG", compress_level=1)
+
+
+def preview(pixels: NDArray[np.uint8]) -> bytes:
+    """JPEG that keeps the aspect, longest side at most 1024 pixels, never enlarged."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE), Image.Resampling.LANCZOS)
+    return _encode(picture, "JPEG", quality=88)
+
+
+def decode_rendition(file: Any) -> NDArray[np.uint8]:
+    """uint8 (256, 256) from an open file of a rendition."""
+    with Image.open(file) as picture:
+        return np.asarray(picture, np.uint8)
+
+
+def read_rendition(field_file: Any) -> NDArray[np.uint8]:
+    """uint8 (256, 256) from a rendition in the file storage."""
+    with field_file.open("rb") as file:
+        return decode_rendition(file)
+
+
+def _encode(picture: Image.Image, file_format: str, **options: int) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, file_format, **options)
+    return buffer.getvalue()

@@ -1,0 +1,47 @@
+"""Model versions and training runs as JSON."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from ingest.models import Dataset
+from ml.models import ModelVersion, TrainingRun
+from ml.training_images import enough_to_learn_from
+
+
+class ModelVersionSerializer(serializers.ModelSerializer[ModelVersion]):
+    name = serializers.CharField(source="__str__", read_only=True)
+
+    class Meta:
+        model = ModelVersion
+        fields = [
+            "id", "name", "status", "recipe", "organs", "modalities", "metrics",
+            "training_run", "created_at", "activated_at",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
+    datasets = serializers.SlugRelatedField(
+        slug_field="name",
+        queryset=Dataset.objects.all(),
+        many=True,
+        required=False,
+        help_text="Names of data sets. None: all of them.",
+    )
+    created_by = serializers.SlugRelatedField[Any](slug_field="username", read_only=True)
+    fraction_done = serializers.FloatField(read_only=True)
+    model_version = serializers.PrimaryKeyRelatedField[Any](read_only=True)
+
+    class Meta:
+        model = TrainingRun
+        fields = [
+            "id", "recipe", "epochs", "max_seconds", "datasets", "device", "activate",
+            "status", "progress", "fraction_done", "history", "error", "model_version",
+            "created_by", "created_at", "started_at", "finished_at",
+        ]  # fmt: skip
+        read_only_fields = ["status", "progress", "history", "error", "created_at", "started_at", "finished_at"]
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        enough_to_learn_from(attrs.get("datasets", []))
+        return attrs

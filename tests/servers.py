@@ -1,0 +1,32 @@
+"""Loaded before Django's settings are (see pytest's options): the tests run on embedded servers of their own."""
+
+import atexit
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from cbmir_site import embedded
+
+_folder = tempfile.TemporaryDirectory(prefix="cbmir-test-", ignore_cleanup_errors=True)
+DATA_DIR = Path(_folder.name)
+DATA_DIR.chmod(0o755)  # the embedded PostgreSQL runs as an account of its own when the tests run as root
+
+
+def start() -> None:
+    os.environ["CBMIR_DATA_DIR"] = str(DATA_DIR)
+    os.environ["CBMIR_DEBUG"] = "0"
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        os.environ.pop(name, None)
+    embedded.ensure_environment()
+    redis = subprocess.Popen(embedded.redis_command())
+    atexit.register(redis.kill)
+    deadline = time.monotonic() + 10
+    while not (embedded.run_dir() / "redis.sock").exists():
+        if time.monotonic() > deadline or redis.poll() is not None:
+            raise RuntimeError("The embedded Redis did not start.")
+        time.sleep(0.05)
+
+
+start()
