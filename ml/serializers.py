@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 from ingest.models import Dataset
 from ml.models import ModelVersion, TrainingRun
-from ml.training_images import enough_to_learn_from
+from ml.training_images import TrainingError, enough_to_learn_from
 
 
 class ModelVersionSerializer(serializers.ModelSerializer[ModelVersion]):
@@ -31,7 +31,7 @@ class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
     )
     created_by = serializers.SlugRelatedField[Any](slug_field="username", read_only=True)
     fraction_done = serializers.FloatField(read_only=True)
-    model_version = serializers.PrimaryKeyRelatedField[Any](read_only=True)
+    model_version = serializers.PrimaryKeyRelatedField[Any](read_only=True, allow_null=True)
 
     class Meta:
         model = TrainingRun
@@ -43,5 +43,8 @@ class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
         read_only_fields = ["status", "progress", "history", "error", "created_at", "started_at", "finished_at"]
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        enough_to_learn_from(attrs.get("datasets", []))
+        try:
+            enough_to_learn_from(attrs.get("datasets", []))
+        except TrainingError as error:
+            raise serializers.ValidationError(str(error)) from error
         return attrs

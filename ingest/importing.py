@@ -1,0 +1,226 @@
+"""From a queued file to the images of the collection.
+
+The ledger is the queue: a row is claimed by an UPDATE, read, and finished in one transaction. Any number of
+workers may do so at once, and a killed one's rows are taken up again.
+"""
+
+import hashlib
+import logging
+import time
+import traceback
+from datetime import timedelta
+from functools import partial
+
+from django.conf import settings
+from django.core.files.storage import default_storage
+from django.db import IntegrityError, OperationalError, transaction
+from django.utils import timezone
+
+from ingest.image_file import Frame, ReadImage, RejectedFile
+from ingest.labels import modality_code, organ_of_body_part
+from ingest.models import (
+    FileState,
+    Image,
+    ImageQuerySet,
+    LabelSource,
+    Modality,
+    OrganClass,
+    UploadBatch,
+    UploadedFile,
+    UploadedFileQuerySet,
+)
+from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
+from ingest.reading import read_image
+from ingest.renditions import network_rendition, preview
+from ingest.signals import images_imported
+from ingest.storing import delete_unused_original, original_name, preview_name, rendition_name, store_once
+
+logger = logging.getLogger(__name__)
+
+CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, however long it takes
+MAX_ATTEMPTS = 3
+ANNOUNCE_EVERY = 32  # files
+
+
+def import_queued(batch: UploadBatch | None = None, seconds: float | None = None) -> int:
+    """Claim and import queued files, of one batch or of all, until none is left or the time is over.
+
+    Returns how many files were handled. `images_imported` is sent for every 32 files and at the end.
+    """
+    started = time.monotonic()
+    release_stuck_files()
+    handled, image_ids = 0, list[int]()
+    try:
+        while (seconds is None or time.monotonic() - started < seconds) and (row := claim_next_file(batch)):
+            image_ids += import_file(row)
+            handled += 1
+            if handled % ANNOUNCE_EVERY == 0:
+                announce(image_ids)
+                image_ids = []
+    finally:
+        announce(image_ids)
+    return handled
+
+
+def announce(image_ids: list[int]) -> None:
+    if image_ids:
+        transaction.on_commit(partial(images_imported.send, sender=UploadBatch, image_ids=image_ids))
+
+
+def claim_next_file(batch: UploadBatch | None = None) -> UploadedFile | None:
+    """Take the oldest queued file that nobody else is taking; committed before it is read."""
+    queued = UploadedFile.objects.filter(state=FileState.QUEUED, **({"batch": batch} if batch else {}))
+    with transaction.atomic():
+        row = queued.order_by("id").select_for_update(skip_locked=True, no_key=True).first()
+        if row is None:
+            return None
+        row.state, row.claimed_at = FileState.READING, timezone.now()
+        row.attempts += 1
+        row.save(update_fields=["state", "claimed_at", "attempts"])
+        return row
+
+
+def release_stuck_files() -> None:
+    """Queue again what a killed worker was reading; give up on what has killed several."""
+    with transaction.atomic():
+        stuck = list(
+            UploadedFile.objects.filter(state=FileState.READING, claimed_at__lt=timezone.now() - CLAIM_TIMEOUT)
+            .select_for_update(skip_locked=True, no_key=True)
+            .values_list("pk", "attempts")
+        )
+        again = [pk for pk, attempts in stuck if attempts < MAX_ATTEMPTS]
+        UploadedFile.objects.filter(pk__in=again).update(state=FileState.QUEUED)
+        for row in UploadedFile.objects.filter(pk__in=[pk for pk, _ in stuck]).exclude(pk__in=again):
+            reject(row, "crashed_reader", "Reading this file stopped the reader several times.")
+
+
+def import_file(row: UploadedFile) -> list[int]:
+    """Read a claimed file and finish its row; returns the ids of the images made.
+
+    Trouble of the machine (database, disk) is raised, and the file is tried again later.
+    """
+    try:
+        with transaction.atomic():
+            # Locked until it is finished: so a slow reader is told from a dead one.
+            locked = held_by(row).select_for_update(no_key=True, of=("self",)).select_related("batch").first()
+            return read_and_store(locked) if locked else []
+    except RejectedFile as rejected:
+        reject(row, rejected.code, rejected.sentence)
+    except (OperationalError, OSError):
+        raise
+    except Exception as error:
+        # Messages may quote the file; where it happened is enough.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("File %s could not be imported: %s\n%s", row.pk, type(error).__name__, frames)
+        reject(row, "internal_error", "This file could not be imported. The administrator finds the cause in the log.")
+    return []
+
+
+def held_by(row: UploadedFile) -> UploadedFileQuerySet:
+    """The row, unless it was taken up by another worker since it was claimed."""
+    return UploadedFile.objects.filter(pk=row.pk, state=FileState.READING, attempts=row.attempts)
+
+
+def reject(row: UploadedFile, code: str, sentence: str) -> None:
+    with transaction.atomic():
+        held_by(row).update(
+            state=FileState.REJECTED, reason_code=code, reason=sentence[:500], finished_at=timezone.now()
+        )
+        transaction.on_commit(partial(delete_unused_original, row.sha256))
+
+
+def read_and_store(row: UploadedFile) -> list[int]:
+    """Make the images of a locked row, or find that they exist."""
+    existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
+    if finish_as_duplicate(row, existing):
+        return []
+    image = read_image(stored_original(row.sha256), max_frames=settings.MAX_FRAMES_PER_FILE)
+    try:
+        with transaction.atomic():
+            images = Image.objects.bulk_create(images_of(row, image))
+    except IntegrityError:  # another worker stored the same bytes meanwhile
+        if finish_as_duplicate(row, existing.all()):
+            return []
+        raise
+    finish(row, FileState.IMPORTED)
+    return [image.pk for image in images]
+
+
+def stored_original(sha256: str) -> bytes:
+    try:
+        with default_storage.open(original_name(sha256)) as file:
+            content = bytes(file.read())
+    except FileNotFoundError as error:
+        raise RejectedFile("missing_bytes", "The file's bytes are no longer stored. Send it again.") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise RejectedFile("missing_bytes", "The file's stored bytes were damaged. Send it again.")
+    return content
+
+
+def finish(row: UploadedFile, state: FileState) -> None:
+    row.state, row.finished_at = state, timezone.now()
+    row.save(update_fields=["state", "finished_at", "reason_code", "reason", "duplicate_of"])
+
+
+def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
+    """Finish a row whose bytes are in the collection, giving their images the labels that they lack."""
+    first = existing.first()
+    if first is None:
+        return False
+    if row.organ_name:
+        existing.filter(organ=None).update(organ=organ_named(row.organ_name))
+    if row.modality_code:
+        existing.filter(modality=None).update(modality=modality_coded(row.modality_code))
+    row.duplicate_of, row.reason_code = first, "duplicate"
+    row.reason = f"The same bytes are already in the collection as image {first.pk}."
+    finish(row, FileState.DUPLICATE)
+    return True
+
+
+def images_of(row: UploadedFile, image: ReadImage) -> list[Image]:
+    """Unsaved images, one per chosen frame, with their pictures stored. Identifiers become keyed hashes."""
+    organ = row.organ_name
+    if not organ and row.batch.label_source == LabelSource.DICOM:
+        organ = organ_of_body_part(image.body_part_examined)
+    common = {
+        "dataset_id": row.batch.dataset_id,
+        "uploaded_file": row,
+        "sha256": row.sha256,
+        "source_path": row.path,
+        "original": original_name(row.sha256),
+        "organ": organ_named(organ),
+        "modality": modality_coded(row.modality_code or modality_code(image.modality)),
+        "split": row.split,
+        "patient_key": patient_key_of(image),
+        "study_key": keyed_hash(image.study_instance_uid),
+        "series_key": keyed_hash(image.series_instance_uid),
+        "group_key": group_key_of(image, row.sha256, row.group_key),
+        "body_part_examined": image.body_part_examined[:64],
+        "number_of_frames": image.number_of_frames,
+        "file_format": image.file_format,
+        "transfer_syntax_uid": image.transfer_syntax_uid[:64],
+        "bits_stored": image.bits_stored,
+        "tags": image.tags,
+        "assumptions": list(image.assumptions),
+    }
+    return [Image(**common, **stored_frame(row.sha256, frame)) for frame in image.frames]
+
+
+def stored_frame(sha256: str, frame: Frame) -> dict[str, str | int]:
+    """Store a frame's two pictures; the fields of its image."""
+    rendition, picture = network_rendition(frame.pixels), preview(frame.pixels)
+    return {
+        "frame_number": frame.frame_number,
+        "rows": frame.pixels.shape[0],
+        "columns": frame.pixels.shape[1],
+        "rendition": store_once(rendition_name(sha256, frame.frame_number), rendition, len(rendition)),
+        "preview": store_once(preview_name(sha256, frame.frame_number), picture, len(picture)),
+    }
+
+
+def organ_named(name: str) -> OrganClass | None:
+    return OrganClass.objects.get_or_create(name=name)[0] if name else None
+
+
+def modality_coded(code: str) -> Modality | None:
+    return Modality.objects.get_or_create(code=code)[0] if code else None

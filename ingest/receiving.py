@@ -1,0 +1,132 @@
+"""Taking files in: their bytes into the storage, a row each into the ledger. Reading them comes later."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import IO
+
+from django.conf import settings
+from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.db import transaction
+from django.utils import timezone
+
+from ingest.image_file import RejectedFile
+from ingest.labels import (
+    Claims,
+    Manifest,
+    claims_for,
+    clean_path,
+    is_noise,
+    manifest_path,
+    modality_code,
+    organ_slug,
+    read_manifest,
+    split_name,
+)
+from ingest.models import Dataset, FileState, UploadBatch, UploadedFile
+from ingest.pseudonyms import keyed_hash
+from ingest.storing import lock_bytes, original_name, store_once
+
+
+@dataclass(frozen=True)
+class IncomingFile:
+    """A file that is about to come in: where it lay, how to open it, what was said of it.
+
+    `open` gives a seekable binary file, or raises RejectedFile.
+    """
+
+    path: str
+    open: Callable[[], AbstractContextManager[IO[bytes]]]
+    claims: Claims = Claims()
+
+
+def open_batch(dataset_name: str, label_source: str, user: AbstractBaseUser | AnonymousUser | None) -> UploadBatch:
+    """A new batch into the data set of that name, which is made if there is none."""
+    creator = user if isinstance(user, AbstractBaseUser) else None
+    with transaction.atomic():
+        dataset, _created = Dataset.objects.get_or_create(
+            name=dataset_name.strip(), defaults={"created_by": creator}
+        )
+        return UploadBatch.objects.create(dataset=dataset, label_source=label_source, created_by=creator)
+
+
+def receive_file(
+    batch: UploadBatch, path: str, content: bytes | IO[bytes], claims: Claims = Claims()
+) -> UploadedFile:
+    """Store the bytes under their SHA-256 and queue a row; an empty or too large file is rejected at once.
+
+    `content` is bytes or a seekable binary file.
+    """
+    stream = BytesIO(content) if isinstance(content, bytes) else content
+    stream.seek(0, os.SEEK_END)
+    row = UploadedFile(
+        batch=batch,
+        path=clean_path(path),
+        size_bytes=stream.tell(),
+        organ_name=organ_slug(claims.organ_name),
+        modality_code=modality_code(claims.modality_code),
+        group_key=keyed_hash(claims.group),
+        split=split_name(claims.split),
+    )
+    if row.size_bytes == 0:
+        return reject_unread(row, "empty_file", "The file is empty.")
+    if row.size_bytes > settings.MAX_UPLOAD_BYTES:
+        limit = settings.MAX_UPLOAD_BYTES / 2**20
+        return reject_unread(row, "too_large", f"The file is larger than the limit of {limit:g} MB.")
+    stream.seek(0)
+    row.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
+    with transaction.atomic():
+        lock_bytes(row.sha256)
+        store_once(original_name(row.sha256), stream, row.size_bytes)
+        row.save()
+    return row
+
+
+def reject_unread(row: UploadedFile, code: str, sentence: str) -> UploadedFile:
+    """Record a file whose bytes were not taken in."""
+    row.state, row.reason_code, row.reason = FileState.REJECTED, code, sentence
+    row.finished_at = timezone.now()
+    row.save()
+    return row
+
+
+def manifest_among(files: Sequence[IncomingFile]) -> Manifest | None:
+    """The manifest.csv that came with the files, if there is one. Raises ManifestError."""
+    by_path = {clean_path(file.path): file for file in files}
+    path = manifest_path(by_path)
+    if path is None:
+        return None
+    with by_path[path].open() as stream:
+        stream.seek(0)
+        return read_manifest(stream.read(), path)
+
+
+def receive_all(
+    batch: UploadBatch, files: Sequence[IncomingFile], manifest: Manifest | None
+) -> Iterator[UploadedFile]:
+    """Receive every file but the manifest and hidden ones, and yield the rows.
+
+    A file that the manifest does not name comes in without labels; one that it names and that is not there
+    is a rejected row.
+    """
+    wanted = [file for file in files if is_received(file, manifest)]
+    for file in wanted:
+        path = clean_path(file.path)
+        claims = claims_for(path, batch.label_source, manifest, file.claims)
+        try:
+            with file.open() as stream:
+                yield receive_file(batch, path, stream, claims)
+        except RejectedFile as rejected:
+            yield reject_unread(UploadedFile(batch=batch, path=path), rejected.code, rejected.sentence)
+    present = {clean_path(file.path) for file in files}
+    for path in (manifest.claims if manifest else {}).keys() - present:
+        sentence = "The manifest names this file, but it is not there."
+        yield reject_unread(UploadedFile(batch=batch, path=path), "missing_file", sentence)
+
+
+def is_received(file: IncomingFile, manifest: Manifest | None) -> bool:
+    path = clean_path(file.path)
+    return not is_noise(path) and path != (manifest.path if manifest else None)

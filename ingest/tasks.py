@@ -1,0 +1,17 @@
+"""What the ingest workers do."""
+
+from celery import shared_task
+
+from ingest.bell import ring
+from ingest.importing import import_queued
+from ingest.models import FileState, UploadedFile
+
+WORK_SECONDS = 20  # then to the back of the queue
+
+
+@shared_task(name="ingest.import_queued_files")
+def import_queued_files() -> None:
+    """Import what is queued; any number of workers may do so side by side."""
+    import_queued(seconds=WORK_SECONDS)
+    if UploadedFile.objects.filter(state=FileState.QUEUED).exists():
+        ring(import_queued_files)

@@ -1,0 +1,24 @@
+"""Starting a training."""
+
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+
+from ml.models import TrainingRun
+from ml.training_images import TrainingError, enough_to_learn_from
+
+
+class TrainingRunForm(forms.ModelForm[TrainingRun]):
+    class Meta:
+        model = TrainingRun
+        fields = ["recipe", "datasets", "epochs", "max_seconds", "device", "activate"]
+        widgets = {"datasets": forms.CheckboxSelectMultiple}
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        try:
+            enough_to_learn_from(cleaned.get("datasets") or [])
+        except TrainingError as error:
+            raise ValidationError(str(error)) from error
+        return cleaned

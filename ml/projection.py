@@ -1,0 +1,38 @@
+"""Principal components of FC1: the small column that proposes candidates."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIMENSIONS = 128
+MOST_SAMPLES = 6_000
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Orthonormal, so that a projected distance never exceeds the distance on FC1."""
+
+    mean: NDArray[np.float32]  # (4096,)
+    components: NDArray[np.float32]  # (128, 4096), orthonormal rows
+
+    def __call__(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (N, 128) from float32 (N, 4096)."""
+        return np.asarray((fc1 - self.mean) @ self.components.T, np.float32)
+
+
+def fit_projection(fc1: NDArray[np.float32], dimensions: int = DIMENSIONS, seed: int = 0) -> Projection:
+    """PCA of up to 6,000 FC1 vectors by randomised subspace iteration (Halko et al. 2011).
+
+    With fewer samples than dimensions the basis is completed with random orthonormal directions.
+    """
+    rng = np.random.default_rng(seed)
+    sample = fc1 if len(fc1) <= MOST_SAMPLES else fc1[rng.choice(len(fc1), MOST_SAMPLES, replace=False)]
+    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centred = sample - mean
+    basis = rng.standard_normal((fc1.shape[1], dimensions + 16)).astype(np.float32)
+    for _ in range(4):
+        basis, _ = np.linalg.qr(centred.T @ (centred @ basis) + 1e-6 * basis)
+    _, _, rotation = np.linalg.svd(centred @ basis, full_matrices=False)
+    components = (basis @ rotation.T)[:, :dimensions] if len(rotation) >= dimensions else basis[:, :dimensions]
+    return Projection(mean, np.ascontiguousarray(np.linalg.qr(components)[0].T))

@@ -1,0 +1,322 @@
+"""One straight training loop. Knows arrays and files, nothing of Django."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ml.network import (
+    NetworkOutput, NetworkShape, OrganNetwork, device_for, initialise_as_paper, initialise_for_relu,
+)
+from ml.preprocess import Preprocessing, augment
+from ml.recipes import Recipe
+
+SAVE_SECONDS = 60  # between two saves of the state to resume from
+MEASURED_STEPS = 4  # after which a time limit is turned into a number of steps
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """renditions: uint8 (N, 256, 256); labels: int64 (N,), -1 where unknown."""
+
+    renditions: NDArray[np.uint8]
+    organs: NDArray[np.int64]
+    modalities: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.organs)
+
+
+@dataclass
+class EpochResult:
+    epoch: int  # from 1
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None = None
+    val_accuracy: float | None = None
+    val_modality_accuracy: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    epoch: int  # from 1
+    epochs: int
+    step: int  # within the epoch
+    steps: int
+    images_per_second: float
+    seconds_left: float
+    loss: float
+    finished_epoch: EpochResult | None = None
+
+
+class Stopped(Exception):
+    """The caller asked to stop; the state to resume from is saved."""
+
+
+@dataclass
+class Schedule:
+    """Where the training is and how far it goes, in steps (batches)."""
+
+    total_steps: int
+    steps_per_epoch: int
+    step: int = 0
+    history: list[EpochResult] = field(default_factory=list)
+
+    @property
+    def epochs(self) -> int:
+        return math.ceil(self.total_steps / self.steps_per_epoch)
+
+    def learning_rate(self, recipe: Recipe) -> float:
+        if not recipe.one_cycle:
+            return recipe.learning_rate
+        done = self.step / max(self.total_steps, 1)
+        warm = min(1.0, (self.step + 1) / max(1, min(200, 0.1 * self.total_steps)))
+        return recipe.learning_rate * warm * (0.5 * (1 + math.cos(math.pi * min(done, 1.0))) + 0.01)
+
+
+def train(
+    data: TrainingData,
+    validation: TrainingData,
+    shape: NetworkShape,
+    recipe: Recipe,
+    *,
+    epochs: int | None = None,
+    max_seconds: float | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume_dir: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[OrganNetwork, Preprocessing, list[EpochResult]]:
+    """Train from scratch, or from the state found in `resume_dir`.
+
+    `max_seconds` shortens the schedule to what fits, measured over the first steps; it never lengthens it.
+    Raises Stopped when `should_stop` says so, ValueError when the device is not there.
+    """
+    target = device_for(device)
+    torch.manual_seed(seed)
+    network = OrganNetwork(shape)
+    (initialise_as_paper if recipe.paper_initialisation else initialise_for_relu)(network)
+    network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = _optimiser(network, recipe)
+    preprocessing = Preprocessing.fitted_to(data.renditions)
+    steps_per_epoch = max(1, math.ceil(len(data) / recipe.batch_size))
+    schedule = Schedule((epochs or recipe.epochs) * steps_per_epoch, steps_per_epoch)
+    resumed = resume_dir is not None and _load_state(resume_dir, network, optimiser, schedule)
+    loop = _Loop(network, optimiser, preprocessing, recipe, target, seed)
+    started = saved = time.monotonic()
+    first_step = schedule.step
+    while schedule.step < schedule.total_steps:
+        epoch_started, loss_sum, right, seen = time.monotonic(), 0.0, 0, 0
+        for batch in loop.batches(data, schedule):
+            loss, correct = loop.step(data, batch, schedule)
+            loss_sum, right, seen = loss_sum + loss * len(batch), right + correct, seen + len(batch)
+            schedule.step += 1
+            rate = (schedule.step - first_step) / (time.monotonic() - started)  # steps a second
+            if max_seconds and not resumed and schedule.step == MEASURED_STEPS:
+                affordable = int(max_seconds * _steady_rate(loop))
+                schedule.total_steps = min(schedule.total_steps, max(affordable, MEASURED_STEPS))
+            on_progress(_progress(schedule, rate, recipe, loss))
+            if should_stop() or schedule.step >= schedule.total_steps:
+                break
+        result = EpochResult(_epoch(schedule), loss_sum / seen, right / seen)
+        loop.validate(validation, result)
+        result.seconds = round(time.monotonic() - epoch_started, 1)
+        schedule.history.append(result)
+        stopping = should_stop()
+        if resume_dir and (stopping or time.monotonic() - saved > SAVE_SECONDS):
+            _save_state(resume_dir, network, optimiser, schedule)
+            saved = time.monotonic()
+        on_progress(_progress(schedule, rate, recipe, result.train_loss, result))
+        if stopping:
+            raise Stopped
+    return network.eval().to("cpu"), preprocessing, schedule.history
+
+
+@dataclass
+class _Loop:
+    """What one step needs."""
+
+    network: OrganNetwork
+    optimiser: torch.optim.Optimizer
+    preprocessing: Preprocessing
+    recipe: Recipe
+    device: torch.device
+    seed: int
+    step_seconds: list[float] = field(default_factory=list)
+
+    def batches(self, data: TrainingData, schedule: Schedule) -> Iterator[NDArray[np.int64]]:
+        """Index arrays of one epoch, or of what is left of it after a resume; the same for the same seed."""
+        epoch, done = divmod(schedule.step, schedule.steps_per_epoch)
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.recipe.balanced:
+            counts = np.bincount(data.organs[data.organs >= 0])
+            weights = np.where(data.organs >= 0, 1.0 / np.maximum(counts, 1)[data.organs], 0.0)
+            order = rng.choice(len(data), len(data), p=weights / weights.sum())
+        else:
+            order = rng.permutation(len(data))
+        size = self.recipe.batch_size
+        for start in range(done * size, len(order), size):
+            yield order[start : start + size]
+
+    def step(self, data: TrainingData, batch: NDArray[np.int64], schedule: Schedule) -> tuple[float, int]:
+        """One update; returns the loss and the number of organs predicted right."""
+        started = time.monotonic()
+        self.network.train()
+        renditions = data.renditions[np.sort(batch)] if isinstance(data.renditions, np.memmap) else data.renditions[batch]
+        if isinstance(data.renditions, np.memmap):
+            batch = np.sort(batch)
+        if self.recipe.augmentation:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + schedule.step)
+            x = augment(renditions, self.preprocessing, generator)
+        else:
+            x = self.preprocessing(renditions)
+        for group in self.optimiser.param_groups:
+            group["lr"] = schedule.learning_rate(self.recipe)
+        organs = torch.from_numpy(data.organs[batch]).to(self.device)
+        modalities = torch.from_numpy(data.modalities[batch]).to(self.device)
+        with self._autocast():
+            output = self.network(x.to(self.device, memory_format=torch.channels_last))
+        loss = self._loss(output, organs, modalities)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.optimiser == "adamw":
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        self.optimiser.step()
+        self.step_seconds.append(time.monotonic() - started)
+        return float(loss.detach()), int((output.organ_logits.argmax(1) == organs).sum())
+
+    def _loss(self, output: NetworkOutput, organs: Tensor, modalities: Tensor) -> Tensor:
+        smoothing = self.recipe.label_smoothing
+        loss = F.cross_entropy(output.organ_logits.float(), organs, ignore_index=-1, label_smoothing=smoothing)
+        if output.modality_logits is not None and bool((modalities >= 0).any()):
+            loss = loss + 0.5 * F.cross_entropy(
+                output.modality_logits.float(), modalities, ignore_index=-1, label_smoothing=smoothing
+            )
+        return loss
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.recipe.bfloat16 and has_fast_bfloat16(self.device)
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    @torch.inference_mode()
+    def validate(self, data: TrainingData, result: EpochResult) -> None:
+        if not len(data):
+            return
+        self.network.eval()
+        organ_logits, modality_logits = [], []
+        for start in range(0, len(data), 64):
+            x = self.preprocessing(data.renditions[start : start + 64])
+            with self._autocast():
+                output = self.network(x.to(self.device, memory_format=torch.channels_last))
+            organ_logits.append(output.organ_logits.float().cpu())
+            if output.modality_logits is not None:
+                modality_logits.append(output.modality_logits.float().cpu())
+        logits, organs = torch.cat(organ_logits), torch.from_numpy(data.organs)
+        result.val_loss = float(F.cross_entropy(logits, organs, ignore_index=-1))
+        result.val_accuracy = float((logits.argmax(1) == organs)[organs >= 0].float().mean())
+        known = torch.from_numpy(data.modalities >= 0)
+        if modality_logits and known.any():
+            predicted = torch.cat(modality_logits).argmax(1)
+            result.val_modality_accuracy = float((predicted == torch.from_numpy(data.modalities))[known].float().mean())
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def split_by_group(groups: list[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
+    """bool (N,): True for about `fraction` of the images; all images of a group fall on one side."""
+    names = sorted(set(groups))
+    np.random.default_rng(seed).shuffle(names)
+    chosen: set[str] = set()
+    count, sizes = 0, {name: groups.count(name) for name in names} if len(names) < 2000 else _sizes(groups)
+    for name in names:
+        if count + sizes[name] <= fraction * len(groups):
+            chosen.add(name)
+            count += sizes[name]
+    return np.array([group in chosen for group in groups], bool)
+
+
+def _sizes(groups: list[str]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for group in groups:
+        sizes[group] = sizes.get(group, 0) + 1
+    return sizes
+
+
+def _optimiser(network: OrganNetwork, recipe: Recipe) -> torch.optim.Optimizer:
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(network.parameters(), lr=recipe.learning_rate)
+    return torch.optim.AdamW(
+        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
+
+
+def _steady_rate(loop: _Loop) -> float:
+    """Steps a second without the first one, which warms up; a tenth is kept for validation."""
+    return 0.9 / float(np.mean(loop.step_seconds[1:]))
+
+
+def _epoch(schedule: Schedule) -> int:
+    return (schedule.step - 1) // schedule.steps_per_epoch + 1
+
+
+def _progress(
+    schedule: Schedule, rate: float, recipe: Recipe, loss: float, finished: EpochResult | None = None
+) -> Progress:
+    return Progress(
+        epoch=_epoch(schedule),
+        epochs=schedule.epochs,
+        step=(schedule.step - 1) % schedule.steps_per_epoch + 1,
+        steps=min(schedule.steps_per_epoch, schedule.total_steps),
+        images_per_second=round(rate * recipe.batch_size, 1),
+        seconds_left=round((schedule.total_steps - schedule.step) / rate, 1),
+        loss=round(loss, 4),
+        finished_epoch=finished,
+    )
+
+
+def _save_state(folder: Path, network: OrganNetwork, optimiser: torch.optim.Optimizer, schedule: Schedule) -> None:
+    """Weights, optimiser and schedule, under temporary names and then renamed together with the step number."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
+    for index, entry in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in entry.items()}
+    name = f"state-{schedule.step}.safetensors"
+    save_file({key: t.contiguous().cpu() for key, t in tensors.items()}, folder / f"{name}.partial")
+    (folder / f"{name}.partial").rename(folder / name)
+    (folder / "state.json.partial").write_text(json.dumps({"file": name, **asdict(schedule)}))
+    (folder / "state.json.partial").rename(folder / "state.json")
+    for old in folder.glob("state-*.safetensors"):
+        if old.name != name:
+            old.unlink()
+
+
+def _load_state(folder: Path, network: OrganNetwork, optimiser: torch.optim.Optimizer, schedule: Schedule) -> bool:
+    if not (folder / "state.json").exists():
+        return False
+    description = json.loads((folder / "state.json").read_text())
+    tensors = load_file(folder / description["file"])
+    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
+    state = optimiser.state_dict()
+    for key, tensor in tensors.items():
+        if key.startswith("optimiser."):
+            _, index, name = key.split(".", 2)
+            state["state"].setdefault(int(index), {})[name] = tensor
+    optimiser.load_state_dict(state)
+    schedule.total_steps, schedule.step = description["total_steps"], description["step"]
+    schedule.history = [EpochResult(**entry) for entry in description["history"]]
+    return True
