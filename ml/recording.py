@@ -1,6 +1,7 @@
 """A training run's row: how far it is, told while it runs, and whether someone cancelled it."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -54,6 +55,9 @@ class Recorder:
             raise Stopped
 
     def on_progress(self, progress: Progress) -> None:
+        """Raises TrainingError when the network no longer learns."""
+        if not math.isfinite(progress.loss):
+            raise TrainingError("The training diverged: its loss is no longer a number.")
         numbers: dict[str, Any] = asdict(progress)
         finished = numbers.pop("finished_epoch")
         starts = 0 if finished else self.run.progress["starts"]

@@ -15,6 +15,7 @@ from django.core.files.storage import default_storage
 from django.db import InterfaceError, OperationalError, transaction
 from numpy.typing import NDArray
 
+from ingest.models import Image
 from ml.checkpoint import Checkpoint, save_checkpoint
 from ml.locks import locked_run
 from ml.models import ModelVersion, RunStatus, TrainingRun
@@ -126,11 +127,15 @@ def selection_of(run: TrainingRun) -> Selection:
     """The images that the run began with; those of the collection as it is now when it has not begun."""
     path = run.resume_dir / "selection.json"
     selection = Selection.load(path)
-    if selection is None or not all(map(default_storage.exists, selection.renditions)):
+    if selection is None or not still_there(selection):
         shutil.rmtree(run.resume_dir, ignore_errors=True)
         selection = select_images(run.datasets.all())
         selection.save(path)
     return selection
+
+
+def still_there(selection: Selection) -> bool:
+    return set(selection.renditions) <= set(Image.objects.values_list("rendition", flat=True))
 
 
 def parts_of(selection: Selection, renditions: NDArray[np.uint8]) -> tuple[TrainingData, TrainingData]:
