@@ -11,7 +11,7 @@ from typing import IO
 from django.conf import settings
 
 from ingest.image_file import RejectedFile
-from ingest.labels import Claims, ManifestError, clean_path, is_noise
+from ingest.labels import NO_CLAIMS, Claims, ManifestError, clean_path, is_noise
 from ingest.models import LabelSource, UploadBatch, UploadedFile
 from ingest.receiving import IncomingFile, manifest_among, receive_all, reject_unread
 
@@ -28,7 +28,7 @@ def is_zip(path: str) -> bool:
 
 
 def expand_zip(
-    batch: UploadBatch, path: str, file: IO[bytes], claims: Claims = Claims()
+    batch: UploadBatch, path: str, file: IO[bytes], claims: Claims = NO_CLAIMS
 ) -> Iterator[UploadedFile]:
     """Receive the members of a zip; a zip that is refused is one rejected row, and nothing of it comes in.
 
@@ -38,9 +38,11 @@ def expand_zip(
         archive = zipfile.ZipFile(file)
         members = [member for member in archive.infolist() if is_wanted(member)]
         check_archive(archive, members)
-        files = [IncomingFile(member.filename, partial(inflated, archive, member), claims) for member in members]
+        files = [
+            IncomingFile(member.filename, partial(inflated, archive, member), claims) for member in members
+        ]
         manifest = manifest_among(files)
-        if manifest is None and batch.label_source == LabelSource.MANIFEST and claims == Claims():
+        if manifest is None and batch.label_source == LabelSource.MANIFEST and claims == NO_CLAIMS:
             raise ManifestError("The zip has no manifest.csv in its root.")
     except RejectedFile as rejected:
         yield reject_zip(batch, path, rejected.code, rejected.sentence)

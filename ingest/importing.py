@@ -84,7 +84,9 @@ def release_stuck_files() -> None:
     """Queue again what a killed worker was reading; give up on what has killed several."""
     with transaction.atomic():
         stuck = list(
-            UploadedFile.objects.filter(state=FileState.READING, claimed_at__lt=timezone.now() - CLAIM_TIMEOUT)
+            UploadedFile.objects.filter(
+                state=FileState.READING, claimed_at__lt=timezone.now() - CLAIM_TIMEOUT
+            )
             .select_for_update(skip_locked=True, no_key=True)
             .values_list("pk", "attempts")
         )
@@ -112,7 +114,11 @@ def import_file(row: UploadedFile) -> list[int]:
         # Messages may quote the file; where it happened is enough.
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("File %s could not be imported: %s\n%s", row.pk, type(error).__name__, frames)
-        reject(row, "internal_error", "This file could not be imported. The administrator finds the cause in the log.")
+        reject(
+            row,
+            "internal_error",
+            "This file could not be imported. The administrator finds the cause in the log.",
+        )
     return []
 
 
@@ -151,7 +157,9 @@ def stored_original(sha256: str) -> bytes:
         with default_storage.open(original_name(sha256)) as file:
             content = bytes(file.read())
     except FileNotFoundError as error:
-        raise RejectedFile("missing_bytes", "The file's bytes are no longer stored. Send it again.") from error
+        raise RejectedFile(
+            "missing_bytes", "The file's bytes are no longer stored. Send it again."
+        ) from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise RejectedFile("missing_bytes", "The file's stored bytes were damaged. Send it again.")
     return content

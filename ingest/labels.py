@@ -56,6 +56,9 @@ class Claims:
     split: str = ""
 
 
+NO_CLAIMS = Claims()
+
+
 @dataclass(frozen=True)
 class Manifest:
     """The claims of a manifest.csv by the files' paths, as they are in the upload."""
@@ -96,14 +99,14 @@ def organ_of_body_part(body_part_examined: str) -> str:
     return ORGAN_OF_BODY_PART.get(term) or organ_slug(body_part_examined)
 
 
-def claims_for(path: str, label_source: str, manifest: Manifest | None, claims: Claims = Claims()) -> Claims:
+def claims_for(path: str, label_source: str, manifest: Manifest | None, claims: Claims = NO_CLAIMS) -> Claims:
     """The labels of the file at `path`: what was said of it expressly, else the manifest, else its folder."""
     if manifest:
-        found = manifest.claims.get(path, Claims())
+        found = manifest.claims.get(path, NO_CLAIMS)
     elif label_source == LabelSource.FOLDER and "/" in path:
         found = Claims(organ_name=path.split("/")[-2])
     else:
-        found = Claims()
+        found = NO_CLAIMS
     return Claims(
         claims.organ_name or found.organ_name,
         claims.modality_code or found.modality_code,
@@ -137,7 +140,9 @@ def read_manifest(content: bytes, path: str = MANIFEST_NAME) -> Manifest:
     folder = path.rpartition("/")[0]
     claims = {}
     for row in rows:
-        value = {name: (row.get(name) or "").strip() for name in ("path", "organ", "modality", "group_id", "split")}
+        value = {
+            name: (row.get(name) or "").strip() for name in ("path", "organ", "modality", "group_id", "split")
+        }
         if value["path"]:
             key = clean_path(f"{folder}/{value['path']}")
             claims[key] = Claims(value["organ"], value["modality"], value["group_id"], value["split"])

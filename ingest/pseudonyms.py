@@ -10,7 +10,18 @@ from ingest.image_file import ReadImage
 LENGTH = 32  # hexadecimal digits: 128 bits
 
 # What de-identification leaves in PatientID; one such value stands for many patients.
-PLACEHOLDERS = {"anon", "anonymous", "anonymized", "anonymised", "none", "unknown", "n/a", "na", "null", "xxx"}
+PLACEHOLDERS = {
+    "anon",
+    "anonymous",
+    "anonymized",
+    "anonymised",
+    "none",
+    "unknown",
+    "n/a",
+    "na",
+    "null",
+    "xxx",
+}
 
 
 def keyed_hash(value: str) -> str:

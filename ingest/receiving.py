@@ -9,12 +9,13 @@ from io import BytesIO
 from typing import IO
 
 from django.conf import settings
-from django.contrib.auth.models import AbstractBaseUser, AnonymousUser
+from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 from django.utils import timezone
 
 from ingest.image_file import RejectedFile
 from ingest.labels import (
+    NO_CLAIMS,
     Claims,
     Manifest,
     claims_for,
@@ -40,12 +41,12 @@ class IncomingFile:
 
     path: str
     open: Callable[[], AbstractContextManager[IO[bytes]]]
-    claims: Claims = Claims()
+    claims: Claims = NO_CLAIMS
 
 
-def open_batch(dataset_name: str, label_source: str, user: AbstractBaseUser | AnonymousUser | None) -> UploadBatch:
+def open_batch(dataset_name: str, label_source: str, user: User | AnonymousUser | None) -> UploadBatch:
     """A new batch into the data set of that name, which is made if there is none."""
-    creator = user if isinstance(user, AbstractBaseUser) else None
+    creator = user if isinstance(user, User) else None
     with transaction.atomic():
         dataset, _created = Dataset.objects.get_or_create(
             name=dataset_name.strip(), defaults={"created_by": creator}
@@ -54,7 +55,7 @@ def open_batch(dataset_name: str, label_source: str, user: AbstractBaseUser | An
 
 
 def receive_file(
-    batch: UploadBatch, path: str, content: bytes | IO[bytes], claims: Claims = Claims()
+    batch: UploadBatch, path: str, content: bytes | IO[bytes], claims: Claims = NO_CLAIMS
 ) -> UploadedFile:
     """Store the bytes under their SHA-256 and queue a row; an empty or too large file is rejected at once.
 
