@@ -1,8 +1,9 @@
 """Training and model versions in the admin: start, follow, put into service, bring an earlier one back."""
 
-from typing import Any
+from typing import Any, cast
 
 from django.contrib import admin, messages
+from django.contrib.auth.models import User
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.forms import ModelForm
@@ -20,21 +21,20 @@ from ml.models import Evaluation, ModelVersion, TrainingRun, VersionStatus
 PUT_INTO_SERVICE = "ml.activate_modelversion"
 
 
-@admin.display(description="progress")
-def progress_of(run: TrainingRun) -> str:
-    return f"{run.fraction_done:.0%}"
-
-
 @admin.register(TrainingRun)
 class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
     form = TrainingRunForm
-    list_display = ["__str__", "status", progress_of, "created_by", "created_at", "finished_at"]
+    list_display = ["__str__", "status", "progress_percent", "created_by", "created_at", "finished_at"]
     list_filter = ["status", "recipe"]
     list_select_related = ["created_by"]
     date_hierarchy = "created_at"
     actions = ["cancel_selected"]
 
-    def get_fields(self, request: HttpRequest, obj: TrainingRun | None = None) -> list[str]:
+    @admin.display(description="progress")
+    def progress_percent(self, run: TrainingRun) -> str:
+        return f"{run.fraction_done:.0%}"
+
+    def get_fields(self, request: HttpRequest, obj: TrainingRun | None = None) -> Any:
         asked = list(TrainingRunForm.Meta.fields)
         return asked if obj is None else [*asked, "created_by", "created_at", "started_at", "finished_at"]
 
@@ -45,11 +45,13 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
         return request.user.has_perm("ml.change_trainingrun")
 
     def save_model(self, request: HttpRequest, obj: TrainingRun, form: ModelForm[Any], change: bool) -> None:
-        obj.created_by = request.user
+        obj.created_by = cast(User, request.user)
         super().save_model(request, obj, form, change)
         obj.hand_over()  # rings on commit, when the data sets are stored too
 
-    def response_add(self, request: HttpRequest, obj: TrainingRun, post_url_continue: str | None = None) -> HttpResponse:
+    def response_add(
+        self, request: HttpRequest, obj: TrainingRun, post_url_continue: str | None = None
+    ) -> HttpResponse:
         messages.success(request, "The training is queued; this page follows it.")
         return redirect("admin:ml_trainingrun_change", obj.pk)
 
@@ -72,7 +74,9 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
         run = get_object_or_404(TrainingRun.objects.select_related("model_version"), pk=pk)
         if not self.has_view_permission(request, run):
             raise PermissionDenied
-        return TemplateResponse(request, "admin/ml/trainingrun/progress.html", self.progress_context(request, run))
+        return TemplateResponse(
+            request, "admin/ml/trainingrun/progress.html", self.progress_context(request, run)
+        )
 
     def cancel_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         if not self.has_cancel_permission(request):
@@ -84,7 +88,11 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
         return redirect("admin:ml_trainingrun_change", pk)
 
     def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         run = self.get_object(request, object_id)
         context = self.progress_context(request, run) if run else {}
@@ -100,17 +108,6 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
         }
 
 
-@admin.display(description="organs")
-def classes_of(version: ModelVersion) -> str:
-    return ", ".join(version.organs)
-
-
-@admin.display(description="validation accuracy")
-def accuracy_of(version: ModelVersion) -> str:
-    accuracy = version.metrics.get("val_accuracy")
-    return "" if accuracy is None else f"{accuracy:.1%}"
-
-
 class ReadOnlyAdmin(admin.ModelAdmin[Any]):
     """Rows that the product writes and people read."""
 
@@ -123,14 +120,30 @@ class ReadOnlyAdmin(admin.ModelAdmin[Any]):
 
 @admin.register(ModelVersion)
 class ModelVersionAdmin(ReadOnlyAdmin):
-    list_display = ["__str__", "status", "recipe", classes_of, accuracy_of, "created_at", "activated_at"]
+    list_display = [
+        "__str__",
+        "status",
+        "recipe",
+        "organ_names",
+        "validation_accuracy",
+        "created_at",
+        "activated_at",
+    ]
     list_filter = ["status", "recipe"]
     fields = [
-        "status", "recipe", "training_run_link", accuracy_of, "organs", "modalities", "metrics",
+        "status", "recipe", "training_run_link", "validation_accuracy", "organs", "modalities", "metrics",
         "checkpoint", "created_at", "activated_at",
     ]  # fmt: skip
-    readonly_fields = ["training_run_link", accuracy_of]
+    readonly_fields = ["training_run_link", "validation_accuracy"]
     actions = ["put_into_service"]
+
+    @admin.display(description="organs")
+    def organ_names(self, version: ModelVersion) -> str:
+        return ", ".join(version.organs)
+
+    @admin.display(description="validation accuracy")
+    def validation_accuracy(self, version: ModelVersion) -> str:
+        return percent(version.metrics.get("val_accuracy"))
 
     def has_delete_permission(self, request: HttpRequest, obj: ModelVersion | None = None) -> bool:
         in_service = obj is not None and obj.status in {VersionStatus.ACTIVE, VersionStatus.PREPARING}
@@ -164,7 +177,11 @@ class ModelVersionAdmin(ReadOnlyAdmin):
         return redirect("admin:ml_modelversion_change", pk)
 
     def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         version = self.get_object(request, object_id)
         waits = version is not None and version.status in {VersionStatus.TRAINED, VersionStatus.RETIRED}
@@ -186,18 +203,24 @@ def request_activation(request: HttpRequest, version: ModelVersion) -> None:
 
 @admin.register(Evaluation)
 class EvaluationAdmin(ReadOnlyAdmin):
-    list_display = ["__str__", "queries", "collection", "organ_accuracy", "mean_average_precision", "created_at"]
+    list_display = [
+        "__str__",
+        "queries",
+        "collection",
+        "organ_accuracy",
+        "mean_average_precision",
+        "created_at",
+    ]
     list_filter = ["model_version"]
 
     @admin.display(description="organ top-1 accuracy")
     def organ_accuracy(self, evaluation: Evaluation) -> str:
-        return percent(evaluation, "organ_accuracy")
+        return percent(evaluation.metrics.get("organ_accuracy"))
 
     @admin.display(description="mAP with the predicted class")
     def mean_average_precision(self, evaluation: Evaluation) -> str:
-        return percent(evaluation, "map_with_predicted_class")
+        return percent(evaluation.metrics.get("map_with_predicted_class"))
 
 
-def percent(evaluation: Evaluation, name: str) -> str:
-    value = evaluation.metrics.get(name)
-    return "" if value is None else f"{value:.1%}"
+def percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"

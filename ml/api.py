@@ -2,23 +2,22 @@
 
 from typing import Any
 
+from django.db import transaction
 from drf_spectacular.utils import extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.decorators import action
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
-
-from django.db import transaction
 from rest_framework.serializers import BaseSerializer
+from rest_framework.views import APIView
 
 from ml.models import ModelVersion, TrainingRun
 from ml.serializers import ModelVersionSerializer, TrainingRunSerializer
 
 
 class MayDoAction(IsAuthenticated):
-    """Signed in, and holding the permission that the view set names for the action in `permissions_needed`."""
+    """Signed in, and holding the permission that the view set's `permissions_needed` names for the action."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         action_name = getattr(view, "action", None)

@@ -29,7 +29,13 @@ def charts_of(history: Sequence[dict[str, Any]]) -> list[Chart]:
         return []
     return [
         draw("Loss", history, {"train_loss": "training", "val_loss": "validation"}, "{:.2f}"),
-        draw("Accuracy", history, {"train_accuracy": "training", "val_accuracy": "validation"}, "{:.1%}", top=1.0),
+        draw(
+            "Accuracy",
+            history,
+            {"train_accuracy": "training", "val_accuracy": "validation"},
+            "{:.1%}",
+            top=1.0,
+        ),
     ]
 
 

@@ -29,7 +29,9 @@ class TrainingRunQuerySet(models.QuerySet["TrainingRun"]):
 class TrainingRun(models.Model):
     """One training of the network: what was asked for, how far it is, how it ended."""
 
-    recipe = models.CharField(max_length=16, choices=[("default", "default"), ("paper", "paper")], default="default")
+    recipe = models.CharField(
+        max_length=16, choices=[("default", "default"), ("paper", "paper")], default="default"
+    )
     epochs = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: the recipe's own number.")
     max_seconds = models.PositiveIntegerField(
         null=True, blank=True, help_text="Fit the number of epochs into this time. Empty: no limit."
@@ -38,7 +40,9 @@ class TrainingRun(models.Model):
     device = models.CharField(
         max_length=8, choices=[("auto", "auto"), ("cpu", "cpu"), ("cuda", "cuda")], default="auto"
     )
-    activate = models.BooleanField(default=False, help_text="Put the new version into service when it is ready.")
+    activate = models.BooleanField(
+        default=False, help_text="Put the new version into service when it is ready."
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -46,11 +50,14 @@ class TrainingRun(models.Model):
     started_at = models.DateTimeField(null=True, editable=False)
     finished_at = models.DateTimeField(null=True, editable=False)
     progress: models.JSONField[Any, Any] = models.JSONField(
-        default=dict, editable=False,
+        default=dict,
+        editable=False,
         help_text="epoch, epochs, step, steps, images_per_second, seconds_left, message",
     )
     history: models.JSONField[Any, Any] = models.JSONField(
-        default=list, editable=False, help_text="Per epoch: train_loss, train_accuracy, val_loss, val_accuracy, seconds."
+        default=list,
+        editable=False,
+        help_text="Per epoch: train_loss, train_accuracy, val_loss, val_accuracy, seconds.",
     )
     error = models.CharField(max_length=500, blank=True, editable=False)
 
@@ -119,8 +126,12 @@ class ModelVersion(models.Model):
     )
     recipe = models.CharField(max_length=16)
     checkpoint = models.CharField(max_length=200, help_text="Folder of the checkpoint in the file storage.")
-    organs: models.JSONField[Any, Any] = models.JSONField(default=list, help_text="In the order of the network's outputs.")
-    modalities: models.JSONField[Any, Any] = models.JSONField(default=list, help_text="In the order of the network's outputs.")
+    organs: models.JSONField[Any, Any] = models.JSONField(
+        default=list, help_text="In the order of the network's outputs."
+    )
+    modalities: models.JSONField[Any, Any] = models.JSONField(
+        default=list, help_text="In the order of the network's outputs."
+    )
     metrics: models.JSONField[Any, Any] = models.JSONField(default=dict, blank=True)
     status = models.CharField(max_length=16, choices=VersionStatus, default=VersionStatus.TRAINED)
     created_at = models.DateTimeField(auto_now_add=True)

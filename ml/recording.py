@@ -29,6 +29,7 @@ class Recorder:
     ) -> None:
         self.run, self.on_update, self.interrupted = run, on_update, interrupted
         self.cancelled = False
+        self.taken_over = False  # by another worker, while the database was away
         self._written = 0.0
         self._connected = True
 
@@ -68,7 +69,7 @@ class Recorder:
         self.write(at_once=bool(finished))
 
     def should_stop(self) -> bool:
-        return self.cancelled or self.interrupted()
+        return self.cancelled or self.taken_over or self.interrupted()
 
     def write(self, at_once: bool = False) -> None:
         self.on_update(self.run)
@@ -77,7 +78,7 @@ class Recorder:
         self._written = time.monotonic()
         try:
             if not self._connected and not lock_run(self.run.pk):
-                self.cancelled = True  # another worker took the run over while the database was away
+                self.taken_over = True
                 return
             self._connected = True
             self.cancelled = not self.running().update(progress=self.run.progress, history=self.run.history)
@@ -91,10 +92,15 @@ class Recorder:
         return TrainingRun.objects.filter(pk=self.run.pk, status=RunStatus.RUNNING)
 
     def end(self, status: RunStatus, error: str = "") -> bool:
-        """False when the run had been cancelled."""
+        """False when the run had been cancelled or deleted."""
         ended = self.running().update(
-            status=status, error=error, finished_at=timezone.now(), progress=self.run.progress, history=self.run.history
+            status=status,
+            error=error,
+            finished_at=timezone.now(),
+            progress=self.run.progress,
+            history=self.run.history,
         )
-        self.run.refresh_from_db()
-        self.on_update(self.run)
+        if ended:
+            self.run.refresh_from_db()
+            self.on_update(self.run)
         return bool(ended)

@@ -54,6 +54,8 @@ def execute(
         try:
             learn(recorder, sizes or {})
         except Stopped:
+            if recorder.taken_over:
+                return
             recorder.end(RunStatus.CANCELLED)
         except TrainingError as error:
             recorder.end(RunStatus.FAILED, str(error))
@@ -88,7 +90,9 @@ def learn(recorder: Recorder, sizes: dict[str, Any]) -> None:
     )
     learning, validation = parts_of(selection, renditions)
     recipe = RECIPES[run.recipe]
-    modalities = selection.modality_codes if recipe.modality_head and len(selection.modality_codes) > 1 else []
+    modalities = (
+        selection.modality_codes if recipe.modality_head and len(selection.modality_codes) > 1 else []
+    )
     network, preprocessing, history = train(
         learning,
         validation,

@@ -40,7 +40,15 @@ class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
             "status", "progress", "fraction_done", "history", "error", "model_version",
             "created_by", "created_at", "started_at", "finished_at",
         ]  # fmt: skip
-        read_only_fields = ["status", "progress", "history", "error", "created_at", "started_at", "finished_at"]
+        read_only_fields = [
+            "status",
+            "progress",
+            "history",
+            "error",
+            "created_at",
+            "started_at",
+            "finished_at",
+        ]
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         try:

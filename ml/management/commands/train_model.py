@@ -22,7 +22,9 @@ class Command(BaseCommand):
         parser.add_argument("--recipe", choices=sorted(RECIPES), default="default")
         parser.add_argument("--epochs", type=int, help="default: the recipe's own number")
         parser.add_argument("--max-seconds", type=int, help="fit the number of epochs into this time")
-        parser.add_argument("--dataset", action="append", default=[], help="repeatable; default: all data sets")
+        parser.add_argument(
+            "--dataset", action="append", default=[], help="repeatable; default: all data sets"
+        )
         parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
         parser.add_argument("--activate", action="store_true", help="put the new version into service")
         parser.add_argument("--queue", action="store_true", help="hand the run to the training worker")
@@ -30,14 +32,15 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         run = run_to_resume(options["resume"]) if options["resume"] else new_run(options)
+        console = Console(soft_wrap=True, highlight=False)
         if options["queue"]:
             run.hand_over()
-            waits = "" if worker_listens_to("training") else " No training worker is there; it starts when one is."
-            self.stdout.write(f"Training run {run.pk} is queued.{waits}")
+            waits = "" if worker_listens_to("training") else " It starts when a training worker does."
+            console.print(f"Training run {run.pk} is queued.{waits}")
             return
-        train_here(run, Console(file=self.stdout._out))
+        train_here(run, console)
         if run.activate:
-            self.stdout.write(tell_when_active(run.model_version))
+            console.print(tell_when_active(run.model_version))
 
 
 def new_run(options: dict[str, Any]) -> TrainingRun:
@@ -89,7 +92,9 @@ def train_here(run: TrainingRun, console: Console) -> None:
 def summary_of(version: ModelVersion) -> str:
     accuracy = version.metrics["val_accuracy"]
     held_out = version.metrics["validation_images"]
-    right = "no validation images" if accuracy is None else f"{accuracy:.1%} of {held_out} validation images right"
+    right = "no image to validate with"
+    if accuracy is not None:
+        right = f"{accuracy:.1%} of {held_out} validation images right"
     return f"Model version {version}: {len(version.organs)} organs, {right}."
 
 
@@ -105,7 +110,8 @@ class Display:
         progress = run.progress
         text = progress.get("message") or ""
         if not text and progress.get("epoch"):
-            text = f"Epoch {progress['epoch']}/{progress['epochs']}, {progress['images_per_second']:.0f} images/s"
+            speed = f"{progress['images_per_second']:.0f} images/s"
+            text = f"Epoch {progress['epoch']}/{progress['epochs']}, {speed}"
         self.bar.update(self.task, description=text, completed=run.fraction_done)
         for epoch in run.history:
             if epoch["epoch"] > self.printed:
