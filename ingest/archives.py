@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from tempfile import SpooledTemporaryFile
@@ -11,7 +11,7 @@ from typing import IO
 from django.conf import settings
 
 from ingest.image_file import RejectedFile
-from ingest.labels import NO_CLAIMS, Claims, ManifestError, clean_path, is_noise
+from ingest.labels import NO_CLAIMS, Claims, Manifest, ManifestError, clean_path, is_noise
 from ingest.models import LabelSource, UploadBatch, UploadedFile
 from ingest.receiving import IncomingFile, manifest_among, receive_all, reject_unread
 
@@ -97,3 +97,14 @@ def inflated(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[IO[b
         except DAMAGED as error:
             raise RejectedFile("damaged", "The file is damaged inside the zip.") from error
         yield spool
+
+
+def receive_upload(
+    batch: UploadBatch, files: Sequence[IncomingFile], manifest: Manifest | None
+) -> Iterator[UploadedFile]:
+    """Receive what was sent to the server: zips among the files are expanded."""
+    yield from receive_all(batch, [file for file in files if not is_zip(file.path)], manifest)
+    for file in files:
+        if is_zip(file.path):
+            with file.open() as stream:
+                yield from expand_zip(batch, file.path, stream, file.claims)

@@ -1,0 +1,124 @@
+"""REST: batches of files on their way in, and the labels of the collection."""
+
+from typing import Any
+
+from django.db.models import Count
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
+from rest_framework import mixins, viewsets
+from rest_framework.decorators import action
+from rest_framework.exceptions import ValidationError
+from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
+from rest_framework.permissions import BasePermission, DjangoModelPermissions, IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.serializers import BaseSerializer
+from rest_framework.views import APIView
+
+from ingest.archives import receive_upload
+from ingest.bell import ring
+from ingest.labels import Claims, ManifestError
+from ingest.models import Dataset, FileState, Modality, OrganClass, UploadBatch
+from ingest.receiving import IncomingFile, manifest_among, open_batch
+from ingest.serializers import (
+    BatchSerializer,
+    DatasetSerializer,
+    FileSerializer,
+    FilesUploadSerializer,
+    ModalitySerializer,
+    OrganSerializer,
+)
+
+
+class ModelPermissions(DjangoModelPermissions):
+    """Django's own permissions, with the one to view needed for reading too."""
+
+    perms_map = {
+        **DjangoModelPermissions.perms_map,
+        "GET": ["%(app_label)s.view_%(model_name)s"],
+        "HEAD": ["%(app_label)s.view_%(model_name)s"],
+    }
+
+
+class MaySearch(BasePermission):
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return request.user.has_perm("search.view_query")
+
+
+class BatchViewSet(
+    mixins.CreateModelMixin,
+    mixins.ListModelMixin,
+    mixins.RetrieveModelMixin,
+    viewsets.GenericViewSet[UploadBatch],
+):
+    """Batches of files. Make one, post files to it, and ask for it until its state is "finished"."""
+
+    queryset = UploadBatch.objects.with_counts().select_related("dataset").order_by("-id")
+    serializer_class = BatchSerializer
+    permission_classes = [IsAuthenticated, ModelPermissions]
+    parser_classes = [JSONParser, FormParser, MultiPartParser]
+
+    def perform_create(self, serializer: BaseSerializer[Any]) -> None:
+        asked = serializer.validated_data
+        batch = open_batch(asked["dataset"]["name"], asked["label_source"], self.request.user)
+        serializer.instance = self.get_queryset().get(pk=batch.pk)
+
+    @extend_schema(
+        parameters=[OpenApiParameter("state", enum=FileState.values)], responses=FileSerializer(many=True)
+    )
+    @action(detail=True, methods=["get"])
+    def files(self, request: Request, pk: str | None = None) -> Response:
+        """The batch's files and what became of each."""
+        files = self.get_object().files.prefetch_related("images").order_by("id")
+        if state := request.query_params.get("state"):
+            files = files.filter(state=state)
+        page = self.paginate_queryset(files)  # type: ignore[arg-type]
+        return self.get_paginated_response(FileSerializer(page, many=True).data)
+
+    @extend_schema(
+        request={"multipart/form-data": FilesUploadSerializer}, responses={201: FileSerializer(many=True)}
+    )
+    @files.mapping.post
+    def add_files(self, request: Request, pk: str | None = None) -> Response:
+        """Bring files in. A zip is expanded, and a manifest.csv sent along labels the files beside it."""
+        asked = FilesUploadSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        batch = self.get_object()
+        files = incoming_files(asked.validated_data)
+        try:
+            rows = list(receive_upload(batch, files, manifest_among(files)))
+        except ManifestError as error:
+            raise ValidationError({"file": str(error)}) from error
+        ring("ingest.import_queued_files")
+        return Response(FileSerializer(rows, many=True).data, status=201)
+
+
+def incoming_files(asked: dict[str, Any]) -> list[IncomingFile]:
+    names = ("path", "file", "organ", "modality", "group_id", "split")
+    return [
+        IncomingFile(path, file.open, Claims(organ, modality, group, split))
+        for path, file, organ, modality, group, split in zip(*(asked[name] for name in names), strict=True)
+    ]
+
+
+class CollectionViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[Any]):
+    permission_classes = [IsAuthenticated, MaySearch]
+
+
+@extend_schema_view(
+    list=extend_schema(description="The organs of the collection, with their images' number.")
+)
+class OrganViewSet(CollectionViewSet):
+    queryset = OrganClass.objects.annotate(images=Count("images")).order_by("name")
+    serializer_class = OrganSerializer
+
+
+@extend_schema_view(list=extend_schema(description="The modalities of the collection, by DICOM code."))
+class ModalityViewSet(CollectionViewSet):
+    queryset = Modality.objects.annotate(images=Count("images")).order_by("code")
+    serializer_class = ModalitySerializer
+
+
+@extend_schema_view(list=extend_schema(description="The data sets of the collection."))
+class DatasetViewSet(CollectionViewSet):
+    queryset = Dataset.objects.annotate(images=Count("images")).order_by("name")
+    serializer_class = DatasetSerializer

@@ -1,0 +1,72 @@
+"""What a person brings in with the browser."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from django import forms
+from django.core.files.uploadedfile import UploadedFile as PostedFile
+
+from ingest.archives import is_zip
+from ingest.labels import ManifestError
+from ingest.models import Dataset, LabelSource
+from ingest.receiving import IncomingFile, manifest_among
+
+
+class ManyFilesInput(forms.ClearableFileInput):
+    allow_multiple_selected = True
+
+
+class ManyFilesField(forms.FileField):
+    """Any number of files. Its value is their list; empty files are let through, to be told in the ledger."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(widget=ManyFilesInput(), allow_empty_file=True, max_length=None, **kwargs)
+
+    def clean(self, data: Any, initial: Any = None) -> Any:
+        return [super(ManyFilesField, self).clean(file) for file in data or []]
+
+
+class BatchForm(forms.Form):
+    dataset = forms.CharField(
+        max_length=120, help_text="The name of a data set; a new name makes a new one.", label="Data set"
+    )
+    label_source = forms.ChoiceField(
+        choices=LabelSource, initial=LabelSource.DICOM, label="Labels from", widget=forms.RadioSelect
+    )
+    files = ManyFilesField(required=False, label="Files, or a zip")
+    folder = ManyFilesField(required=False, label="A folder")
+    paths = forms.CharField(required=False, widget=forms.HiddenInput)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        posted: list[PostedFile] = [*cleaned.get("files", []), *cleaned.get("folder", [])]
+        if not posted:
+            raise forms.ValidationError("Choose files, a folder or a zip.")
+        cleaned["incoming"] = files = incoming_files(posted, self.posted_paths())
+        try:
+            cleaned["manifest"] = manifest_among(files)
+        except ManifestError as error:
+            raise forms.ValidationError(str(error)) from error
+        needs_manifest = cleaned.get("label_source") == LabelSource.MANIFEST and not cleaned["manifest"]
+        if needs_manifest and not all(is_zip(file.path) for file in files):
+            raise forms.ValidationError("There is no manifest.csv among the files.")
+        return cleaned
+
+    def posted_paths(self) -> list[str]:
+        """The files' paths inside the chosen folder, which browsers leave to a script to tell."""
+        try:
+            paths = json.loads(self.cleaned_data.get("paths") or "[]")
+        except ValueError:
+            return []
+        return [str(path) for path in paths] if isinstance(paths, list) else []
+
+    @property
+    def dataset_names(self) -> list[str]:
+        return list(Dataset.objects.values_list("name", flat=True))
+
+
+def incoming_files(posted: Sequence[PostedFile], paths: Sequence[str]) -> list[IncomingFile]:
+    """Posted files under the paths that were sent beside them, or their names where those do not fit."""
+    names = paths if len(paths) == len(posted) else [file.name or "" for file in posted]
+    return [IncomingFile(name, file.open) for name, file in zip(names, posted, strict=True)]  # type: ignore[arg-type]

@@ -1,0 +1,87 @@
+"""What the REST API says of batches, their files, and the labels of the collection."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from ingest.models import Dataset, FileState, LabelSource, Modality, OrganClass, UploadBatch, UploadedFile
+
+
+class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
+    dataset = serializers.CharField(source="dataset.name", max_length=120, help_text="Made if there is none.")
+    label_source = serializers.ChoiceField(choices=LabelSource.choices, default=LabelSource.DICOM)
+    state = serializers.SerializerMethodField(help_text="importing or finished")
+    files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
+
+    class Meta:
+        model = UploadBatch
+        fields = ["id", "dataset", "label_source", "created_at", "state", "files"]
+
+    def get_state(self, batch: Any) -> str:
+        return "importing" if batch.files_queued or batch.files_reading else "finished"
+
+    def get_files(self, batch: Any) -> dict[str, int]:
+        return {name: getattr(batch, f"files_{name}") for name in ["total", *FileState.values]}
+
+
+class FileSerializer(serializers.ModelSerializer[UploadedFile]):
+    image_ids = serializers.PrimaryKeyRelatedField(source="images", many=True, read_only=True)
+
+    class Meta:
+        model = UploadedFile
+        fields = [
+            "id", "path", "size_bytes", "sha256", "state", "reason_code", "reason",
+            "organ_name", "modality_code", "split", "duplicate_of", "image_ids",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+
+class FilesUploadSerializer(serializers.Serializer[Any]):
+    """Multipart. Labels stand in the order of the files: one for each, one for all, or none."""
+
+    file = serializers.ListField(child=serializers.FileField(allow_empty_file=True), allow_empty=False)
+    path = serializers.ListField(child=serializers.CharField(allow_blank=True), required=False)
+    organ = serializers.ListField(child=serializers.CharField(allow_blank=True), required=False)
+    modality = serializers.ListField(child=serializers.CharField(allow_blank=True), required=False)
+    group_id = serializers.ListField(child=serializers.CharField(allow_blank=True), required=False)
+    split = serializers.ListField(
+        child=serializers.ChoiceField(choices=["train", "test"], allow_blank=True), required=False
+    )
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """Every field as long as `file`."""
+        count = len(attrs["file"])
+        for name in ("organ", "modality", "group_id", "split"):
+            values = attrs.get(name) or [""]
+            if len(values) not in (1, count):
+                raise serializers.ValidationError(
+                    {name: f"Send one for each of the {count} files, or one for all."}
+                )
+            attrs[name] = values * count if len(values) == 1 else values
+        if len(attrs.setdefault("path", [file.name for file in attrs["file"]])) != count:
+            raise serializers.ValidationError({"path": f"Send one for each of the {count} files."})
+        return attrs
+
+
+class OrganSerializer(serializers.ModelSerializer[OrganClass]):
+    images = serializers.IntegerField(read_only=True)
+
+    class Meta:
+        model = OrganClass
+        fields = ["name", "images"]
+
+
+class ModalitySerializer(serializers.ModelSerializer[Modality]):
+    images = serializers.IntegerField(read_only=True)
+
+    class Meta:
+        model = Modality
+        fields = ["code", "name", "images"]
+
+
+class DatasetSerializer(serializers.ModelSerializer[Dataset]):
+    images = serializers.IntegerField(read_only=True)
+
+    class Meta:
+        model = Dataset
+        fields = ["name", "description", "created_at", "images"]
