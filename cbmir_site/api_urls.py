@@ -1,0 +1,19 @@
+"""The REST API, all of it."""
+
+from django.urls import path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from rest_framework.routers import DefaultRouter
+
+from ml.api import ModelVersionViewSet, TrainingRunViewSet
+from search.api import QueryViewSet
+
+router = DefaultRouter()
+router.register("queries", QueryViewSet, basename="query")
+router.register("model-versions", ModelVersionViewSet, basename="modelversion")
+router.register("training-runs", TrainingRunViewSet, basename="trainingrun")
+
+urlpatterns = [
+    *router.urls,
+    path("schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="api_docs"),
+]
