@@ -1,0 +1,70 @@
+"""Fixtures for every test: files in a folder of the test's own, people of every role, a tiny real model."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.core.files.storage import default_storage
+from django.test import Client
+
+from ml.models import ModelVersion
+from tests import factories
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    skip = pytest.mark.skip(reason="the folder of real images ../shared/data is not beside the project")
+    for item in items:
+        if "shared_data" in item.keywords and not SHARED_DATA.is_dir():
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def media_root(settings: Any, tmp_path: Path) -> Path:
+    """Every test has an empty file storage and data directory of its own, and plain static files."""
+    settings.MEDIA_ROOT = tmp_path / "media"
+    settings.DATA_DIR = tmp_path / "data"
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    }
+    default_storage._wrapped.__dict__.pop("location", None)
+    default_storage._wrapped.__dict__.pop("base_location", None)
+    return tmp_path / "media"
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    return SHARED_DATA
+
+
+@pytest.fixture
+def user_of(db: None) -> Callable[[str], User]:
+    """A user of a role; "nobody" has no role at all."""
+    return factories.make_user
+
+
+@pytest.fixture
+def client_of(db: None) -> Callable[[str | None], Client]:
+    """A browser signed in as a role, as "nobody" (an account without a role) or not at all (None)."""
+
+    def make(role: str | None) -> Client:
+        client = Client()
+        if role is not None:
+            client.force_login(factories.make_user(role))
+        return client
+
+    return make
+
+
+@pytest.fixture
+def model_version(db: None) -> Iterator[ModelVersion]:
+    """An active model version with a tiny, real, untrained network: organs brain and chest, modalities CT and MR."""
+    from ml.serving import describer_for
+
+    describer_for.cache_clear()
+    yield factories.make_model_version()
+    describer_for.cache_clear()

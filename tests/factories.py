@@ -1,0 +1,147 @@
+"""Makes the rows and files that tests start from: all real, all small."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from django.conf import settings
+from django.contrib.auth.models import Group, User
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+from PIL import Image as PillowImage
+from pydicom.dataset import Dataset as DicomDataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from ingest.models import Dataset, Image, Modality, OrganClass
+from ingest.renditions import network_rendition, preview
+from ml.models import ModelVersion, VersionStatus
+from search.models import Embedding
+from search.roles import STAFF_ROLES, create_roles
+
+ORGANS, MODALITIES = ["brain", "chest"], ["CT", "MR"]
+_numbers = iter(range(1, 10**9))
+
+
+def make_user(role: str) -> User:
+    """A user of the role (any number of them); "nobody" belongs to no group."""
+    create_roles()
+    user = User.objects.create_user(f"{role}-{next(_numbers)}", password="a long enough password")
+    if role != "nobody":
+        user.groups.add(Group.objects.get(name=role))
+        user.is_staff = role in STAFF_ROLES
+        user.save()
+    return user
+
+
+def make_pixels(seed: int = 0, organ: str = "brain", size: int = 64) -> np.ndarray:
+    """uint8 (size, size): a bright disc for a brain, two dark discs for a chest, with noise by seed."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+    if organ == "brain":
+        picture = 200.0 * (x**2 + y**2 < 0.5)
+    else:
+        picture = 180.0 - 140.0 * (((np.abs(x) - 0.45) ** 2 * 4 + y**2) < 0.4)
+    return np.clip(picture + rng.normal(0, 12, picture.shape) + rng.uniform(0, 30), 0, 255).astype(np.uint8)
+
+
+def png_bytes(pixels: np.ndarray | None = None, seed: int = 0) -> bytes:
+    buffer = BytesIO()
+    PillowImage.fromarray(make_pixels(seed) if pixels is None else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def dicom_bytes(pixels: np.ndarray | None = None, seed: int = 0, **attributes: Any) -> bytes:
+    """A CT slice of 12 bits with a patient's name, birth date and identifier; `attributes` by keyword."""
+    pixels = make_pixels(seed) if pixels is None else pixels
+    ds = DicomDataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid(entropy_srcs=["sop", str(seed)])
+    ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", "one"])
+    ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", "one"])
+    ds.PatientName, ds.PatientID, ds.PatientBirthDate = "Meier^Anna", "PID-4711", "19610203"
+    ds.PatientSex, ds.PatientAge, ds.Modality, ds.BodyPartExamined = "F", "063Y", "CT", "HEAD"
+    ds.Rows, ds.Columns = pixels.shape
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 12, 11, 0
+    ds.WindowCenter, ds.WindowWidth = 2048, 4096
+    ds.PixelData = (pixels.astype(np.uint16) * 16).tobytes()
+    for keyword, value in attributes.items():
+        setattr(ds, keyword, value)
+    buffer = BytesIO()
+    pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def make_image(seed: int | None = None, organ: str | None = "brain", modality: str | None = "CT", **fields: Any) -> Image:
+    """An image of the collection with its files in the storage."""
+    seed = next(_numbers) if seed is None else seed
+    pixels = make_pixels(seed, organ or "brain")
+    stem = f"{seed:064x}"
+    values: dict[str, Any] = {
+        "dataset": fields.pop("dataset", None) or Dataset.objects.get_or_create(name="test")[0],
+        "sha256": stem,
+        "source_path": f"{organ}/{seed}.png",
+        "organ": OrganClass.objects.get_or_create(name=organ)[0] if organ else None,
+        "modality": Modality.objects.get_or_create(code=modality)[0] if modality else None,
+        "original": default_storage.save(f"originals/{stem}", ContentFile(png_bytes(pixels))),
+        "rendition": default_storage.save(f"renditions/{stem}.png", ContentFile(network_rendition(pixels))),
+        "preview": default_storage.save(f"previews/{stem}.jpg", ContentFile(preview(pixels))),
+        "group_key": stem[-32:],
+        "file_format": "PNG",
+        "rows": pixels.shape[0],
+        "columns": pixels.shape[1],
+        "bits_stored": 8,
+    }
+    return Image.objects.create(**{**values, **fields})
+
+
+def tiny_shape(organs: int = 2, modalities: int = 2) -> Any:
+    """The paper's network with few channels; FC1 keeps its 4096 numbers."""
+    from ml.network import NetworkShape
+
+    return NetworkShape(organs, modalities, channels=(4, 4, 4, 4, 4), fc2=32, fc3=32)
+
+
+def save_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
+    import torch
+
+    from ml.checkpoint import Checkpoint, save_checkpoint
+    from ml.network import OrganNetwork, initialise_for_relu
+    from ml.preprocess import Preprocessing
+    from ml.projection import fit_projection
+
+    torch.manual_seed(seed)
+    network = OrganNetwork(tiny_shape())
+    initialise_for_relu(network)
+    fc1 = np.random.default_rng(seed).random((40, 4096), np.float32)
+    save_checkpoint(
+        Checkpoint(network, Preprocessing(), fit_projection(fc1), ORGANS, MODALITIES, "default"), folder
+    )
+
+
+def make_model_version(status: str = VersionStatus.ACTIVE, seed: int = 0) -> ModelVersion:
+    name = f"models/test-{next(_numbers)}"
+    save_tiny_checkpoint(Path(settings.MEDIA_ROOT) / name, seed)
+    return ModelVersion.objects.create(
+        recipe="default", checkpoint=name, organs=ORGANS, modalities=MODALITIES, status=status
+    )
+
+
+def make_embedding(
+    image: Image, version: ModelVersion, fc1: np.ndarray, projection: np.ndarray | None = None, **fields: Any
+) -> Embedding:
+    values: dict[str, Any] = {
+        "predicted_organ": OrganClass.objects.get_or_create(name="brain")[0],
+        "organ_probability": 0.9,
+        "predicted_modality": Modality.objects.get_or_create(code="CT")[0],
+        "modality_probability": 0.8,
+    }
+    projection = fc1[:128] if projection is None else projection
+    return Embedding.objects.create(
+        image=image, model_version=version, fc1=fc1, projection=projection, **{**values, **fields}
+    )
