@@ -14,7 +14,7 @@ from ingest.models import Dataset, Image, Modality, OrganClass, UploadBatch, Upl
 
 class WithImageCount(admin.ModelAdmin[Any]):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).annotate(image_count=Count("images"))
+        return super().get_queryset(request).annotate(image_count=Count("images"))  # type: ignore[no-any-return]
 
     @admin.display(description="images", ordering="image_count")
     def image_count(self, row: Any) -> int:
@@ -61,6 +61,14 @@ def thumbnail(image: Image, height: int) -> SafeString:
     return format_html('<img src="{}" height="{}" loading="lazy" alt="image {}">', url, height, image.pk)
 
 
+LABELS = ["organ", "modality", "split"]
+READ_ONLY = [
+    "dataset", "source_path", "created_at", "file_format", "transfer_syntax_uid", "rows", "columns",
+    "bits_stored", "frame_number", "number_of_frames", "body_part_examined", "tags", "assumptions",
+    "patient_key", "study_key", "series_key", "group_key", "sha256",
+]  # fmt: skip
+
+
 @admin.register(Image)
 class ImageAdmin(admin.ModelAdmin[Image]):
     """Only the labels can be changed: the rest is what the file says."""
@@ -68,20 +76,13 @@ class ImageAdmin(admin.ModelAdmin[Image]):
     list_display = ["id", "small_preview", "organ", "modality", "split", "dataset", "source_path"]
     list_filter = ["organ", "modality", "split", "dataset", "file_format"]
     list_select_related = ["organ", "modality", "dataset"]
-    list_editable = ["organ", "modality", "split"]
+    list_editable = LABELS
     list_per_page = 50
     search_fields = ["=id"]
     search_help_text = "The image's number."
     show_full_result_count = False
-    fields = ["large_preview", "organ", "modality", "split", "dataset"]
-    labels = {"organ", "modality", "split"}
-
-    def get_fields(self, request: HttpRequest, obj: Image | None = None) -> list[str]:
-        hidden = {"id", "original", "rendition", "preview", "uploaded_file", *self.fields}
-        return [*self.fields, *(f.name for f in Image._meta.fields if f.name not in hidden)]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Image | None = None) -> list[str]:
-        return [name for name in self.get_fields(request, obj) if name not in self.labels]
+    fields = ["large_preview", *LABELS, *READ_ONLY]
+    readonly_fields = ["large_preview", *READ_ONLY]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False

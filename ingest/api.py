@@ -72,7 +72,7 @@ class BatchViewSet(
         if state := request.query_params.get("state"):
             files = files.filter(state=state)
         page = self.paginate_queryset(files)  # type: ignore[arg-type]
-        return self.get_paginated_response(FileSerializer(page, many=True).data)
+        return self.get_paginated_response(FileSerializer(page, many=True).data)  # type: ignore[arg-type]
 
     @extend_schema(
         request={"multipart/form-data": FilesUploadSerializer}, responses={201: FileSerializer(many=True)}
@@ -108,17 +108,17 @@ class CollectionViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[Any]):
     list=extend_schema(description="The organs of the collection, with their images' number.")
 )
 class OrganViewSet(CollectionViewSet):
-    queryset = OrganClass.objects.annotate(images=Count("images")).order_by("name")
+    queryset = OrganClass.objects.annotate(image_count=Count("images")).order_by("name")
     serializer_class = OrganSerializer
 
 
 @extend_schema_view(list=extend_schema(description="The modalities of the collection, by DICOM code."))
 class ModalityViewSet(CollectionViewSet):
-    queryset = Modality.objects.annotate(images=Count("images")).order_by("code")
+    queryset = Modality.objects.annotate(image_count=Count("images")).order_by("code")
     serializer_class = ModalitySerializer
 
 
 @extend_schema_view(list=extend_schema(description="The data sets of the collection."))
 class DatasetViewSet(CollectionViewSet):
-    queryset = Dataset.objects.annotate(images=Count("images")).order_by("name")
+    queryset = Dataset.objects.annotate(image_count=Count("images")).order_by("name")
     serializer_class = DatasetSerializer

@@ -34,13 +34,13 @@ class BatchForm(forms.Form):
     label_source = forms.ChoiceField(
         choices=LabelSource, initial=LabelSource.DICOM, label="Labels from", widget=forms.RadioSelect
     )
-    files = ManyFilesField(required=False, label="Files, or a zip")
+    loose_files = ManyFilesField(required=False, label="Files, or a zip")
     folder = ManyFilesField(required=False, label="A folder")
     paths = forms.CharField(required=False, widget=forms.HiddenInput)
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
-        posted: list[PostedFile] = [*cleaned.get("files", []), *cleaned.get("folder", [])]
+        posted: list[PostedFile] = [*cleaned.get("loose_files", []), *cleaned.get("folder", [])]
         if not posted:
             raise forms.ValidationError("Choose files, a folder or a zip.")
         cleaned["incoming"] = files = incoming_files(posted, self.posted_paths())

@@ -25,7 +25,7 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
 
 
 class FileSerializer(serializers.ModelSerializer[UploadedFile]):
-    image_ids = serializers.PrimaryKeyRelatedField(source="images", many=True, read_only=True)
+    image_ids: Any = serializers.PrimaryKeyRelatedField(source="images", many=True, read_only=True)
 
     class Meta:
         model = UploadedFile
@@ -64,7 +64,7 @@ class FilesUploadSerializer(serializers.Serializer[Any]):
 
 
 class OrganSerializer(serializers.ModelSerializer[OrganClass]):
-    images = serializers.IntegerField(read_only=True)
+    images = serializers.IntegerField(source="image_count", read_only=True)
 
     class Meta:
         model = OrganClass
@@ -72,7 +72,7 @@ class OrganSerializer(serializers.ModelSerializer[OrganClass]):
 
 
 class ModalitySerializer(serializers.ModelSerializer[Modality]):
-    images = serializers.IntegerField(read_only=True)
+    images = serializers.IntegerField(source="image_count", read_only=True)
 
     class Meta:
         model = Modality
@@ -80,7 +80,7 @@ class ModalitySerializer(serializers.ModelSerializer[Modality]):
 
 
 class DatasetSerializer(serializers.ModelSerializer[Dataset]):
-    images = serializers.IntegerField(read_only=True)
+    images = serializers.IntegerField(source="image_count", read_only=True)
 
     class Meta:
         model = Dataset

@@ -55,6 +55,7 @@ def delete_unused_original(sha256: str) -> None:
 
 def delete_files_of(image: Image) -> None:
     """After an image was deleted: its pictures, and the original if no other frame needs it."""
-    default_storage.delete(rendition_name(image.sha256, image.frame_number))
-    default_storage.delete(preview_name(image.sha256, image.frame_number))
+    for file in (image.rendition, image.preview):
+        if file.name:
+            default_storage.delete(file.name)
     delete_unused_original(image.sha256)

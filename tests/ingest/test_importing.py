@@ -1,0 +1,280 @@
+"""Files in, images out: exact counts, duplicates, killed readers, and nothing that names a patient."""
+
+import threading
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.files.storage import default_storage
+from django.db import connection, connections, transaction
+from django.utils import timezone
+
+from ingest import importing
+from ingest.importing import claim_next_file, import_file, import_queued
+from ingest.labels import Claims
+from ingest.models import FileState, Image, OrganClass, UploadBatch, UploadedFile
+from ingest.pseudonyms import keyed_hash
+from ingest.receiving import open_batch, receive_file
+from ingest.signals import images_imported
+from ingest.tasks import import_queued_files
+from tests.factories import dicom_bytes, png_bytes
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def batch() -> UploadBatch:
+    return open_batch("ward", "dicom", None)
+
+
+def stored_files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_good_and_bad_files_in_one_batch(batch: UploadBatch, django_capture_on_commit_callbacks: Any) -> None:
+    receive_file(batch, "a.dcm", dicom_bytes(seed=1))
+    receive_file(
+        batch, "b.png", png_bytes(seed=2), Claims(organ_name="Chest", modality_code="dx", split="test")
+    )
+    receive_file(batch, "a again.dcm", dicom_bytes(seed=1))
+    receive_file(batch, "page.html", b"<html></html>")
+    receive_file(batch, "nothing.dcm", b"")
+    receive_file(batch, "cut off.dcm", dicom_bytes(seed=3)[:900])
+    with django_capture_on_commit_callbacks(execute=True):
+        assert import_queued() == 5
+    states = dict(batch.files.values_list("path", "state"))
+    assert states == {
+        "a.dcm": "imported",
+        "b.png": "imported",
+        "a again.dcm": "duplicate",
+        "page.html": "rejected",
+        "nothing.dcm": "rejected",
+        "cut off.dcm": "rejected",
+    }
+    assert batch.is_finished
+    assert Image.objects.count() == 2
+    assert all(row.reason and row.reason_code for row in batch.files.filter(state=FileState.REJECTED))
+
+
+def test_labels_come_from_claims_and_tags(batch: UploadBatch) -> None:
+    receive_file(batch, "a.dcm", dicom_bytes(seed=1))
+    receive_file(batch, "b.png", png_bytes(seed=2), Claims("Left Kidney", "us", "volume 7", "test"))
+    import_queued()
+    first, second = Image.objects.select_related("organ")
+    assert (str(first.organ), first.modality_id, first.body_part_examined) == ("brain", "CT", "HEAD")
+    assert (str(second.organ), second.modality_id, second.split) == ("left-kidney", "US", "test")
+    assert second.group_key == keyed_hash("volume 7")
+    assert first.group_key == first.patient_key == keyed_hash("PID-4711")
+
+
+def test_bytes_are_stored_once(batch: UploadBatch, media_root: Path) -> None:
+    for name in ("a.png", "b.png"):
+        receive_file(batch, name, png_bytes())
+    assert len(stored_files(media_root / "originals")) == 1
+    import_queued()
+    image = Image.objects.get()
+    assert image.original.name == f"originals/{image.sha256[:2]}/{image.sha256}"
+    assert {path.parts[-3] for path in stored_files(media_root)} == {"originals", "renditions", "previews"}
+    assert len(stored_files(media_root)) == 3
+
+
+def test_original_cut_off_by_a_crash_is_stored_again(batch: UploadBatch) -> None:
+    row = receive_file(batch, "a.png", png_bytes())
+    path = Path(default_storage.path(f"originals/{row.sha256[:2]}/{row.sha256}"))
+    path.write_bytes(b"half")
+    receive_file(batch, "b.png", png_bytes())
+    assert path.read_bytes() == png_bytes()
+
+
+def test_duplicate_names_the_image_and_fills_its_label(batch: UploadBatch) -> None:
+    receive_file(batch, "a.png", png_bytes())
+    import_queued()
+    image = Image.objects.get()
+    assert image.organ is None
+    row = receive_file(batch, "b.png", png_bytes(), Claims(organ_name="heart", modality_code="MR"))
+    import_queued()
+    row.refresh_from_db()
+    assert row.reason == f"The same bytes are already in the collection as image {image.pk}."
+    assert row.duplicate_of == image
+    image.refresh_from_db()
+    assert (str(image.organ), str(image.modality)) == ("heart", "MR")
+    receive_file(batch, "c.png", png_bytes(), Claims(organ_name="liver"))
+    import_queued()
+    image.refresh_from_db()
+    assert str(image.organ) == "heart"
+
+
+def test_rejected_bytes_are_deleted_unless_another_file_waits(
+    batch: UploadBatch, media_root: Path, django_capture_on_commit_callbacks: Any
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        receive_file(batch, name, b"no image")
+    for left in (1, 0):
+        row = claim_next_file()
+        assert row
+        with django_capture_on_commit_callbacks(execute=True):
+            assert import_file(row) == []
+        assert len(stored_files(media_root)) == left
+    assert set(batch.files.values_list("reason_code", flat=True)) == {"not_an_image"}
+
+
+def test_deleted_image_takes_its_files_with_it(
+    batch: UploadBatch, media_root: Path, django_capture_on_commit_callbacks: Any
+) -> None:
+    receive_file(batch, "a.png", png_bytes())
+    import_queued()
+    with django_capture_on_commit_callbacks(execute=True):
+        Image.objects.get().delete()
+    assert stored_files(media_root) == []
+
+
+def test_too_large_file_is_rejected_unread(batch: UploadBatch, media_root: Path, settings: Any) -> None:
+    settings.MAX_UPLOAD_BYTES = 100
+    row = receive_file(batch, "big.png", png_bytes())
+    assert (row.state, row.reason_code) == (FileState.REJECTED, "too_large")
+    assert stored_files(media_root) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ("../../etc/passwd", "etc/passwd"),
+        ("/srv/x/a.dcm", "srv/x/a.dcm"),
+        ("C:\\scans\\..\\a.dcm", "scans/a.dcm"),
+        ("a\x00b.dcm", "ab.dcm"),
+        ("\udcff.dcm", "?.dcm"),
+        ("..", "unnamed"),
+    ],
+)
+def test_path_is_cleaned(batch: UploadBatch, given: str, stored: str) -> None:
+    row = receive_file(batch, given, png_bytes())
+    row.refresh_from_db()
+    assert row.path == stored
+
+
+def test_killed_reader_is_taken_up_again(batch: UploadBatch) -> None:
+    receive_file(batch, "a.png", png_bytes())
+    assert claim_next_file()
+    assert claim_next_file() is None
+    assert import_queued() == 0, "a fresh claim is left to its reader"
+    UploadedFile.objects.update(claimed_at=timezone.now() - importing.CLAIM_TIMEOUT - timedelta(seconds=1))
+    assert import_queued() == 1
+    row = batch.files.get()
+    assert (row.state, row.attempts) == (FileState.IMPORTED, 2)
+
+
+def test_file_that_kills_its_readers_is_given_up(batch: UploadBatch) -> None:
+    receive_file(batch, "a.png", png_bytes())
+    claim_next_file()
+    UploadedFile.objects.update(
+        claimed_at=timezone.now() - timedelta(hours=1), attempts=importing.MAX_ATTEMPTS
+    )
+    assert import_queued() == 0
+    row = batch.files.get()
+    assert (row.state, row.reason_code) == (FileState.REJECTED, "crashed_reader")
+
+
+def test_late_reader_leaves_a_row_that_was_taken_over(batch: UploadBatch) -> None:
+    receive_file(batch, "a.png", png_bytes())
+    slow = claim_next_file()
+    UploadedFile.objects.update(claimed_at=timezone.now() - timedelta(hours=1))
+    import_queued()
+    assert slow
+    assert import_file(slow) == []
+    assert Image.objects.count() == 1
+
+
+def test_unforeseen_error_is_recorded_without_detail(
+    batch: UploadBatch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "Mei" + "er"  # the log shows lines of source too
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError(name)
+
+    receive_file(batch, f"{name}.png", png_bytes())
+    monkeypatch.setattr(importing, "read_image", fail)
+    import_queued()
+    row = batch.files.get()
+    assert (row.state, row.reason_code) == (FileState.REJECTED, "internal_error")
+    assert name not in row.reason + caplog.text
+    assert "ValueError" in caplog.text
+
+
+def test_images_are_announced_in_chunks(
+    batch: UploadBatch, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    monkeypatch.setattr(importing, "ANNOUNCE_EVERY", 2)
+    announced: list[list[int]] = []
+
+    def hear(image_ids: list[int], **_: Any) -> None:
+        announced.append(image_ids)
+
+    for seed in range(5):
+        receive_file(batch, f"{seed}.png", png_bytes(seed=seed))
+    images_imported.connect(hear)
+    try:
+        with django_capture_on_commit_callbacks(execute=True):
+            import_queued_files()
+    finally:
+        images_imported.disconnect(hear)
+    assert [len(ids) for ids in announced] == [2, 2, 1]
+    assert sorted(pk for ids in announced for pk in ids) == sorted(Image.objects.values_list("pk", flat=True))
+
+
+def test_nothing_that_names_the_patient_is_in_the_database(batch: UploadBatch) -> None:
+    receive_file(batch, "a.dcm", dicom_bytes(), Claims(group="PID-4711"))
+    import_queued()
+    assert Image.objects.count() == 1
+    secrets = ("Meier", "Anna", "PID-4711", "19610203", "1961-02-03")
+    with connection.cursor() as cursor:
+        for table in connection.introspection.table_names(cursor):
+            cursor.execute(f"SELECT string_agg(t::text, ' ') FROM \"{table}\" t")
+            text = cursor.fetchone()[0] or ""
+            assert not [secret for secret in secrets if secret in text], table
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_workers_import_each_file_once() -> None:
+    batch = open_batch("ward", "folder", None)
+    for copy in range(2):
+        for seed in range(8):
+            receive_file(
+                batch, f"{copy}/{seed}.png", png_bytes(seed=seed), Claims(organ_name=f"organ {seed % 3}")
+            )
+
+    def work() -> None:
+        import_queued()
+        connections.close_all()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = {state: batch.files.filter(state=state).count() for state in FileState.values}
+    assert counts == {"queued": 0, "reading": 0, "imported": 8, "duplicate": 8, "rejected": 0}
+    assert Image.objects.count() == 8
+    assert OrganClass.objects.count() == 3
+    assert set(batch.files.values_list("attempts", flat=True)) == {1}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_slow_reader_keeps_its_file() -> None:
+    receive_file(open_batch("ward", "folder", None), "a.png", png_bytes())
+    row = claim_next_file()
+    assert row
+    UploadedFile.objects.update(claimed_at=timezone.now() - timedelta(hours=1))
+
+    def release() -> None:
+        importing.release_stuck_files()
+        connections.close_all()
+
+    with transaction.atomic():
+        UploadedFile.objects.select_for_update().get()
+        other = threading.Thread(target=release)
+        other.start()
+        other.join()
+    row.refresh_from_db()
+    assert row.state == FileState.READING
