@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.conf import settings
 from django.contrib.auth import views as auth_views
 from django.contrib.auth.decorators import login_required, permission_required
 from django.core.paginator import Paginator
@@ -66,8 +67,12 @@ def home(request: HttpRequest) -> HttpResponse:
 
 def render_home(request: HttpRequest, error: str = "", status: int = 200) -> HttpResponse:
     recent = Query.objects.filter(created_by=request.user.pk).defer("fc1", "projection")[:RECENT_QUERIES]
-    context = {"activity": current_activity(), "recent_queries": recent, "upload_error": error}
+    context = {"activity": current_activity(), "recent_queries": recent, **upload_context(error)}
     return render(request, "search/home.html", context, status=status)
+
+
+def upload_context(error: str = "", compact: bool = False) -> dict[str, Any]:
+    return {"upload_error": error, "upload_limit_bytes": settings.MAX_UPLOAD_BYTES, "compact": compact}
 
 
 @require_safe
@@ -87,7 +92,8 @@ def query_create(request: HttpRequest) -> HttpResponse:
         url = reverse("search:query_detail", args=[query.pk])
         return HttpResponseClientRedirect(url) if request.htmx else redirect(url)
     if request.htmx:
-        return render(request, "search/_upload.html", {"upload_error": form.sentence}, status=422)
+        context = upload_context(form.sentence, compact="compact" in request.POST)
+        return render(request, "search/_upload.html", context, status=422)
     return render_home(request, form.sentence, status=422)
 
 
@@ -97,7 +103,7 @@ def query_create(request: HttpRequest) -> HttpResponse:
 def query_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     query = get_object_or_404(Query.objects.select_related("model_version", "image"), pk=pk)
     query.wait(POLL_WAIT_SECONDS if request.htmx else WAIT_SECONDS)
-    context: dict[str, Any] = {"query": query}
+    context = {"query": query, **upload_context()}
     if query.status == QueryStatus.ANSWERED:
         context |= results_context(request, query)
     return render(request, query_template(request), context)
@@ -144,7 +150,7 @@ def image_detail(request: HttpRequest, pk: int) -> HttpResponse:
     neighbours = neighbours_of(image)
     context = {
         "image": image,
-        "tags": [(describe_keyword(keyword), value) for keyword, value in image.tags.items()],
+        "tags": [(describe_keyword(keyword), as_text(value)) for keyword, value in image.tags.items()],
         "seen": seen_by_active_version(image),
         "neighbours": neighbours[:NEIGHBOURS],
         "neighbours_total": neighbours.count(),
@@ -174,6 +180,10 @@ def describe_keyword(keyword: str) -> str:
     """A DICOM keyword in the standard's words: SliceThickness is Slice Thickness."""
     tag = tag_for_keyword(keyword)
     return dictionary_description(tag) if tag else keyword
+
+
+def as_text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @require_POST
