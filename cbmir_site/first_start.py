@@ -92,7 +92,9 @@ def follow_first_training(console: Console, watch: Callable[[], None]) -> None:
                     return
                 run = TrainingRun.objects.order_by("id").first()
                 if run is None or run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
-                    console.print(f"[red]The first training did not succeed:[/red] {run.error if run else ''}")
+                    console.print(
+                        f"[red]The first training did not succeed:[/red] {run.error if run else ''}"
+                    )
                     return
                 progress.update(training, completed=run.fraction_done, detail=training_detail(run))
                 if version := ModelVersion.objects.in_service().first():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -50,7 +51,7 @@ class Supervisor:
         return embedded.run_dir() / "services.json"
 
     def start(self) -> None:
-        self._lock = open(embedded.run_dir() / "run.lock", "w")
+        self._lock = open(embedded.run_dir() / "run.lock", "w")  # noqa: SIM115 - held until the end
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -69,7 +70,9 @@ class Supervisor:
             ended = service.process is not None and service.process.poll() is not None
             if ended and time.monotonic() - service.started_at > RESTART_SECONDS:
                 service.restarts += 1
-                self.report(f"{service.name} stopped; starting it again (see {self.log_dir / service.name}.log).")
+                self.report(
+                    f"{service.name} stopped; starting it again (see {self.log_dir / service.name}.log)."
+                )
                 self._start(service)
 
     def stop(self) -> None:
@@ -79,10 +82,8 @@ class Supervisor:
             _signal_group(process.pid, signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
         for process in running:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                pass
             _signal_group(process.pid, signal.SIGKILL)
         self._ledger.unlink(missing_ok=True)
 
@@ -127,10 +128,8 @@ class Supervisor:
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
-    except (ProcessLookupError, PermissionError):
-        pass
 
 
 def default_services(host: str, port: int) -> list[Service]:
@@ -141,7 +140,9 @@ def default_services(host: str, port: int) -> list[Service]:
     web = [*python, "gunicorn", "cbmir_site.wsgi", "--bind", f"{host}:{port}", "--worker-class", "gthread"]
     services = [
         Service("web", [*web, "--workers", "2", "--threads", "8", "--timeout", "300"]),
-        Service("inference", [*worker, "-Q", "inference", "-n", "inference@%h", "--pool", "threads", "-c", "1"]),
+        Service(
+            "inference", [*worker, "-Q", "inference", "-n", "inference@%h", "--pool", "threads", "-c", "1"]
+        ),
         Service("ingest", [*worker, "-Q", "ingest", "-n", "ingest@%h", "-c", "1"]),
         Service("training", ["nice", "-n", "10", *worker, "-Q", "training", "-n", "training@%h", "-c", "1"]),
         Service("schedule", [*celery, "beat", "--loglevel", "WARNING"]),

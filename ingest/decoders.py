@@ -8,18 +8,15 @@ from typing import Any
 import imagecodecs
 import numpy as np
 from pydicom import uid
-from pydicom.pixels import get_decoder
 from pydicom.pixels.common import PhotometricInterpretation as PI
-from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
 
 JPEG = [uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit]
 JPEG_LOSSLESS = [uid.JPEGLossless, uid.JPEGLosslessSV1]
 JPEG_LS = [uid.JPEGLSLossless, uid.JPEGLSNearLossless]
 JPEG_2000 = [uid.JPEG2000Lossless, uid.JPEG2000]
 HTJ2K = [uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K]
-DECODER_DEPENDENCIES = {
-    syntax: ("imagecodecs",) for syntax in [*JPEG, *JPEG_LOSSLESS, *JPEG_LS, *JPEG_2000, *HTJ2K]
-}
+DECODER_DEPENDENCIES = dict.fromkeys([*JPEG, *JPEG_LOSSLESS, *JPEG_LS, *JPEG_2000, *HTJ2K], ("imagecodecs",))
 
 
 def is_available(transfer_syntax: str) -> bool:
@@ -27,7 +24,7 @@ def is_available(transfer_syntax: str) -> bool:
 
 
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
-    """Decode one frame for pydicom: samples interleaved, colour as the runner's photometric interpretation says."""
+    """Decode one frame for pydicom: samples interleaved, colour as the runner then says."""
     pixels = _decode(source, runner)
     if pixels.ndim == 3 and runner.photometric_interpretation in (PI.YBR_ICT, PI.YBR_RCT):
         runner.set_option("photometric_interpretation", PI.RGB)  # the codec has undone the transform

@@ -15,24 +15,49 @@ from numpy.typing import NDArray
 from pydicom import config, uid
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut, apply_voi_lut, get_decoder
-from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.decoders.base import get_decoder
 
 from ingest import decoders
 from ingest.image_file import (
-    MAX_BYTES, Frame, ReadImage, RejectedFile, check_size, choose_frames, luma, scale_to_bytes, stretch,
+    MAX_BYTES,
+    Frame,
+    ReadImage,
+    RejectedFile,
+    check_size,
+    choose_frames,
 )
+from ingest.windowing import integer_of, text_of, to_grey
 
 decoders.register()
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote values of the file
 config.settings.reading_validation_mode = config.IGNORE
 
 PERMITTED_TAGS = (
-    "PhotometricInterpretation", "WindowCenter", "WindowWidth", "PixelSpacing", "SliceThickness", "ViewPosition",
-    "ImageLaterality", "Laterality", "PatientSex", "PatientAge", "PatientPosition", "Manufacturer", "KVP",
-    "MagneticFieldStrength", "ScanningSequence", "RepetitionTime", "EchoTime", "ImageType", "BurnedInAnnotation",
-    "ConvolutionKernel", "InstanceNumber", "RescaleType", "Units", "LossyImageCompression",
-)  # fmt: skip
+    "PhotometricInterpretation",
+    "WindowCenter",
+    "WindowWidth",
+    "PixelSpacing",
+    "SliceThickness",
+    "ViewPosition",
+    "ImageLaterality",
+    "Laterality",
+    "PatientSex",
+    "PatientAge",
+    "PatientPosition",
+    "Manufacturer",
+    "KVP",
+    "MagneticFieldStrength",
+    "ScanningSequence",
+    "RepetitionTime",
+    "EchoTime",
+    "ImageType",
+    "BurnedInAnnotation",
+    "ConvolutionKernel",
+    "InstanceNumber",
+    "RescaleType",
+    "Units",
+    "LossyImageCompression",
+)
 OLDEST_AGE = "090Y"  # older patients are few enough to be found again
 
 
@@ -58,20 +83,20 @@ def read_dicom(content: bytes, *, max_frames: int = 8, middle_frame_only: bool =
         number_of_frames = _number_of_frames(ds, assumptions)
         chosen = choose_frames(number_of_frames, max_frames, middle_frame_only)
         frames = tuple(
-            Frame(_to_grey(pixels, ds, index, assumptions), index + 1)
+            Frame(to_grey(pixels, ds, index, assumptions), index + 1)
             for index, pixels in _decode_frames(ds, chosen, number_of_frames, assumptions)
         )
     return ReadImage(
         file_format="DICOM",
         frames=frames,
         number_of_frames=number_of_frames,
-        bits_stored=_integer(ds, "BitsStored", 8),
-        modality=_text(ds, "Modality").upper(),
-        body_part_examined=_text(ds, "BodyPartExamined"),
-        patient_id=_text(ds, "PatientID"),
-        study_instance_uid=_text(ds, "StudyInstanceUID"),
-        series_instance_uid=_text(ds, "SeriesInstanceUID"),
-        sop_instance_uid=_text(ds, "SOPInstanceUID"),
+        bits_stored=integer_of(ds, "BitsStored", 8),
+        modality=text_of(ds, "Modality").upper(),
+        body_part_examined=text_of(ds, "BodyPartExamined"),
+        patient_id=text_of(ds, "PatientID"),
+        study_instance_uid=text_of(ds, "StudyInstanceUID"),
+        series_instance_uid=text_of(ds, "SeriesInstanceUID"),
+        sop_instance_uid=text_of(ds, "SOPInstanceUID"),
         transfer_syntax_uid=str(ds.file_meta.get("TransferSyntaxUID", "")),
         tags=_permitted_tags(ds),
         assumptions=tuple(dict.fromkeys(assumptions)),
@@ -96,7 +121,9 @@ def _parse(content: bytes, assumptions: list[str]) -> Dataset:
         implicit, little = ds.original_encoding
         syntax = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
         ds.file_meta.TransferSyntaxUID = syntax if little else uid.ExplicitVRBigEndian
-        assumptions.append(f"The transfer syntax was missing; {ds.file_meta.TransferSyntaxUID.name} was assumed.")
+        assumptions.append(
+            f"The transfer syntax was missing; {ds.file_meta.TransferSyntaxUID.name} was assumed."
+        )
     return ds
 
 
@@ -105,7 +132,9 @@ def _refuse_inflation_bomb(content: bytes) -> None:
     start = content.find(b"1.2.840.10008.1.2.1.99", 132, 1024)
     if start < 0 or content[128:132] != b"DICM":
         return
-    length = 144 + int.from_bytes(content[140:144], "little")  # FileMetaInformationGroupLength, first in the header
+    length = 144 + int.from_bytes(
+        content[140:144], "little"
+    )  # FileMetaInformationGroupLength, first in the header
     limit = max(64 * 2**20, 100 * len(content))
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total, source = 0, content[length:]
@@ -121,16 +150,20 @@ def _require_pixels(ds: Dataset) -> None:
         if "PixelData" in ds and not ds["PixelData"].value:
             raise RejectedFile("no_pixel_data", "The file has an empty pixel data element.")
         for keyword in ("Rows", "Columns"):
-            if not _integer(ds, keyword, 0):
+            if not integer_of(ds, keyword, 0):
                 raise RejectedFile("damaged", f"The required attribute {keyword} is missing.")
         return
     if not len(ds):
         raise RejectedFile("damaged", "The DICOM file is cut off: it holds no data elements.")
-    kind = _text(ds, "SOPClassUID") or str(ds.file_meta.get("MediaStorageSOPClassUID", ""))
+    kind = text_of(ds, "SOPClassUID") or str(ds.file_meta.get("MediaStorageSOPClassUID", ""))
     name = uid.UID(kind).name if kind else ""
     if "DirectoryRecordSequence" in ds:
         name = "DICOMDIR index"
-    what = f"a {name}" if name and not name[0].isdigit() else f"a DICOM object of modality {_text(ds, 'Modality') or '?'}"
+    what = (
+        f"a {name}"
+        if name and not name[0].isdigit()
+        else f"a DICOM object of modality {text_of(ds, 'Modality') or '?'}"
+    )
     raise RejectedFile("no_pixel_data", f"This is {what}: it has no image in it.")
 
 
@@ -150,10 +183,12 @@ def _number_of_frames(ds: Dataset, assumptions: list[str]) -> int:
     except (ValueError, TypeError):
         assumptions.append("NumberOfFrames was not a number; one frame was assumed.")
         ds.NumberOfFrames = number = 1
-    check_size(_integer(ds, "Rows", 0), _integer(ds, "Columns", 0))
+    check_size(integer_of(ds, "Rows", 0), integer_of(ds, "Columns", 0))
     if ds.file_meta.TransferSyntaxUID.is_encapsulated:
         if number > max(len(ds.PixelData) // 8, 1):
-            raise RejectedFile("damaged", f"The file claims {number} frames, more than its pixel data can hold.")
+            raise RejectedFile(
+                "damaged", f"The file claims {number} frames, more than its pixel data can hold."
+            )
         return number
     frame_bytes = _frame_bytes(ds)
     if "PixelData" in ds and number * frame_bytes > len(ds.PixelData) + 1:
@@ -170,11 +205,11 @@ def _number_of_frames(ds: Dataset, assumptions: list[str]) -> int:
 
 
 def _frame_bytes(ds: Dataset) -> float:
-    samples = _integer(ds, "SamplesPerPixel", 1)
-    if _text(ds, "PhotometricInterpretation") == "YBR_FULL_422":
+    samples = integer_of(ds, "SamplesPerPixel", 1)
+    if text_of(ds, "PhotometricInterpretation") == "YBR_FULL_422":
         samples = 2
-    bits = _integer(ds, "BitsAllocated", 8)
-    return float(_integer(ds, "Rows", 0) * _integer(ds, "Columns", 0) * samples * bits / 8)
+    bits = integer_of(ds, "BitsAllocated", 8)
+    return float(integer_of(ds, "Rows", 0) * integer_of(ds, "Columns", 0) * samples * bits / 8)
 
 
 def _decode_frames(
@@ -184,10 +219,10 @@ def _decode_frames(
     if _frame_bytes(ds) > MAX_BYTES:
         raise RejectedFile("too_large", "One frame of the image is absurdly large.")
     decoder = get_decoder(syntax)
-    if _text(ds, "PhotometricInterpretation") == "":
+    if text_of(ds, "PhotometricInterpretation") == "":
         ds.PhotometricInterpretation = "MONOCHROME2"
         assumptions.append("PhotometricInterpretation was missing; MONOCHROME2 was assumed.")
-    frames = []
+    frames: list[tuple[int, NDArray[Any]]] = []
     for index in chosen:
         try:
             pixels, properties = decoder.as_array(ds, index=index)
@@ -200,88 +235,6 @@ def _decode_frames(
             ds.PhotometricInterpretation = "RGB"
         frames.append((index, pixels))
     return frames
-
-
-def _to_grey(pixels: NDArray[Any], ds: Dataset, index: int, assumptions: list[str]) -> NDArray[np.uint8]:
-    """uint8 (rows, columns) of one decoded frame."""
-    photometric = _text(ds, "PhotometricInterpretation")
-    if photometric == "PALETTE COLOR" and "RedPaletteColorLookupTableData" in ds:
-        return _colour_to_grey(apply_color_lut(pixels, ds))
-    if pixels.ndim == 3:
-        return _colour_to_grey(pixels)
-    if _integer(ds, "BitsStored", 8) == 1:
-        return (pixels > 0).astype(np.uint8) * np.uint8(255)
-    grey = _window(pixels, ds, index, assumptions)
-    return 255 - grey if photometric == "MONOCHROME1" else grey
-
-
-def _colour_to_grey(rgb: NDArray[Any]) -> NDArray[np.uint8]:
-    grey = luma(rgb)
-    if rgb.dtype.itemsize > 1:
-        return scale_to_bytes(grey, 0, 65535 if grey.max() > 255 else 255)
-    return np.clip(grey + 0.5, 0, 255).astype(np.uint8)
-
-
-def _window(pixels: NDArray[Any], ds: Dataset, index: int, assumptions: list[str]) -> NDArray[np.uint8]:
-    """Modality LUT, then VOI LUT or window of this frame, or a percentile window where there is none."""
-    source = _with_functional_groups(ds, index)
-    padding = _padding(pixels, ds)
-    try:
-        values = apply_modality_lut(pixels, source)
-    except Exception:  # malformed lookup tables come in many kinds
-        assumptions.append("The Modality LUT could not be applied and was left out.")
-        values = pixels
-    try:
-        if source.get("VOILUTSequence"):
-            return _voi_lut(values, source)
-        if source.get("WindowCenter") not in (None, "") and source.get("WindowWidth") not in (None, ""):
-            return _linear_or_sigmoid_window(values, source)
-    except Exception:  # likewise
-        assumptions.append("The VOI LUT or window could not be applied.")
-    assumptions.append("No window was given; the 1st to 99th percentile of the values is shown.")
-    return stretch(values, padding)
-
-
-def _voi_lut(values: NDArray[Any], ds: Dataset) -> NDArray[np.uint8]:
-    bits = int(ds.VOILUTSequence[0].LUTDescriptor[2]) or 16
-    return scale_to_bytes(apply_voi_lut(values, ds), 0, float(max(2**bits - 1, 1)))
-
-
-def _linear_or_sigmoid_window(values: NDArray[Any], ds: Dataset) -> NDArray[np.uint8]:
-    """PS3.3 C.11.2.1.2 and .3; the values' percentiles where the window would show one flat grey."""
-    center, width = _first_number(ds.WindowCenter), max(_first_number(ds.WindowWidth), 1.0)
-    function = _text(ds, "VOILUTFunction") or "LINEAR"
-    if function == "SIGMOID":
-        grey = scale_to_bytes(255 / (1 + np.exp(-4 * (values.astype(np.float32) - center) / width)), 0, 255)
-    else:
-        offset, span = (0.5, max(width - 1, 1.0)) if function == "LINEAR" else (0.0, width)
-        low = center - offset - span / 2
-        grey = scale_to_bytes(values, low, low + span)
-    return stretch(values) if grey.min() == grey.max() and values.min() != values.max() else grey
-
-
-def _padding(pixels: NDArray[Any], ds: Dataset) -> NDArray[np.bool_] | None:
-    if "PixelPaddingValue" not in ds or not isinstance(ds.PixelPaddingValue, int):
-        return None
-    first, last = ds.PixelPaddingValue, _integer(ds, "PixelPaddingRangeLimit", ds.PixelPaddingValue)
-    return np.asarray((pixels >= min(first, last)) & (pixels <= max(first, last)))
-
-
-def _with_functional_groups(ds: Dataset, index: int) -> Dataset:
-    """The attributes of PS3.3 C.7.6.16 that the grey-scale pipeline asks for, this frame's before the shared."""
-    if "SharedFunctionalGroupsSequence" not in ds and "PerFrameFunctionalGroupsSequence" not in ds:
-        return ds
-    merged = Dataset()
-    for keyword in ("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction",
-                    "ModalityLUTSequence", "VOILUTSequence", "PixelRepresentation", "BitsStored"):  # fmt: skip
-        if keyword in ds:
-            merged[keyword] = ds[keyword]
-    shared, frames = ds.get("SharedFunctionalGroupsSequence"), ds.get("PerFrameFunctionalGroupsSequence")
-    for group in [*(shared or [])[:1], *(frames or [])[index : index + 1]]:
-        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-            for item in (group.get(name) or [])[:1]:
-                merged.update(item)
-    return merged
 
 
 def _permitted_tags(ds: Dataset) -> dict[str, Any]:
@@ -307,19 +260,3 @@ def _plain(value: Any) -> str | int | float:
         return number if np.isfinite(number) else str(value)
     except (TypeError, ValueError):
         return str(value).replace("\x00", "")[:64]
-
-
-def _first_number(value: Any) -> float:
-    return float(value[0] if isinstance(value, (list, pydicom.multival.MultiValue)) else value)
-
-
-def _text(ds: Dataset, keyword: str) -> str:
-    value = ds.get(keyword)
-    return "" if value is None else str(value).replace("\x00", "").strip()[:64]
-
-
-def _integer(ds: Dataset, keyword: str, default: int) -> int:
-    try:
-        return int(ds.get(keyword) if ds.get(keyword) is not None else default)
-    except (TypeError, ValueError):
-        return default

@@ -73,7 +73,8 @@ def check_size(rows: int, columns: int, bytes_per_pixel: int = 1) -> None:
         raise RejectedFile("no_pixel_data", "The image has no rows or no columns.")
     if rows * columns > MAX_PIXELS or rows * columns * bytes_per_pixel > MAX_BYTES:
         raise RejectedFile(
-            "too_large", f"The image is {columns} x {rows} pixels; more than {MAX_PIXELS // 10**6} million are refused."
+            "too_large",
+            f"The image is {columns} x {rows} pixels; more than {MAX_PIXELS // 10**6} million are refused.",
         )
 
 
@@ -97,9 +98,9 @@ def stretch(
 def scale_to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """Map low..high linearly to 0..255, clipping what lies outside."""
     scaled = (np.nan_to_num(values.astype(np.float32)) - low) * (255.0 / (high - low))
-    return np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(scaled + 0.5, 0, 255), np.uint8)
 
 
 def luma(rgb: NDArray[Any]) -> NDArray[np.float32]:
     """Grey of an RGB picture (..., 3) by ITU-R BT.601, in the picture's own range."""
-    return rgb[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.asarray(rgb[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))

@@ -47,7 +47,7 @@ def _read(picture: Image.Image, max_frames: int, middle_frame_only: bool) -> Rea
 
 
 def to_grey(picture: Image.Image) -> NDArray[np.uint8]:
-    """uint8 (rows, columns): upright by EXIF, transparency on black, more than 8 bits by percentile window."""
+    """uint8 (rows, columns): upright by EXIF, transparency on black, deep ones by percentile window."""
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith(("I", "F")):
         return stretch(np.asarray(picture))
@@ -57,4 +57,4 @@ def to_grey(picture: Image.Image) -> NDArray[np.uint8]:
         picture = Image.alpha_composite(black, picture)
     if picture.mode in ("1", "L"):
         return np.asarray(picture.convert("L"), np.uint8)
-    return np.clip(luma(np.asarray(picture.convert("RGB"))) + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(luma(np.asarray(picture.convert("RGB"))) + 0.5, 0, 255), np.uint8)

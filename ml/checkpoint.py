@@ -60,7 +60,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"The checkpoint cannot be read: {type(error).__name__}.") from error
     if description.get("format_version") != FORMAT_VERSION:
-        raise CheckpointError(f"The checkpoint has format version {description.get('format_version')}, not {FORMAT_VERSION}.")
+        raise CheckpointError(
+            f"The checkpoint has format version {description.get('format_version')}, not {FORMAT_VERSION}."
+        )
     try:
         with torch.device("meta"):
             network = OrganNetwork(NetworkShape.from_json(description["architecture"]))

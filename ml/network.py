@@ -91,7 +91,7 @@ def trainable_parameters(network: nn.Module) -> int:
 
 
 def device_for(name: str) -> torch.device:
-    """`auto` takes CUDA where there is one. Raises ValueError with a sentence when cuda is asked for in vain."""
+    """`auto` takes CUDA where there is one. Raises ValueError when cuda is asked for in vain."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("There is no CUDA device on this machine; choose auto or cpu.")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")

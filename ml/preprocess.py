@@ -39,7 +39,9 @@ class Preprocessing:
         return {"mean": self.mean, "std": self.std, "crop": self.crop}
 
 
-def augment(renditions: NDArray[np.uint8], preprocessing: Preprocessing, generator: torch.Generator) -> Tensor:
+def augment(
+    renditions: NDArray[np.uint8], preprocessing: Preprocessing, generator: torch.Generator
+) -> Tensor:
     """A random view of each image: float32 (N, 1, 224, 224) from uint8 (N, 256, 256).
 
     What medical images bear: small rotation, scale, shift and stretch, left-right mirror, contrast,
@@ -56,9 +58,13 @@ def augment(renditions: NDArray[np.uint8], preprocessing: Preprocessing, generat
 
     angle, zoom, stretch = uniform(-12, 12) * math.pi / 180, uniform(0.72, 1.02), uniform(0.92, 1.08)
     mirror = torch.where(chance(0.5), -1.0, 1.0)
-    rows_x = torch.stack([zoom * stretch * angle.cos() * mirror, -zoom * angle.sin(), uniform(-0.12, 0.12)], 1)
+    rows_x = torch.stack(
+        [zoom * stretch * angle.cos() * mirror, -zoom * angle.sin(), uniform(-0.12, 0.12)], 1
+    )
     rows_y = torch.stack([zoom * stretch * angle.sin() * mirror, zoom * angle.cos(), uniform(-0.12, 0.12)], 1)
-    grid = F.affine_grid(torch.stack([rows_x, rows_y], 1), [n, 1, preprocessing.crop, preprocessing.crop], False)
+    grid = F.affine_grid(
+        torch.stack([rows_x, rows_y], 1), [n, 1, preprocessing.crop, preprocessing.crop], False
+    )
     view = F.grid_sample(grey, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def per_image(values: Tensor) -> Tensor:
@@ -67,7 +73,9 @@ def augment(renditions: NDArray[np.uint8], preprocessing: Preprocessing, generat
     view = view.clamp(1e-4, 1).pow(per_image(uniform(-0.4, 0.4).exp()))
     view = (view - 0.5) * per_image(uniform(0.75, 1.3)) + 0.5 + per_image(uniform(-0.12, 0.12))
     view = torch.where(per_image(chance(0.05)), 1 - view, view)
-    blurred = F.interpolate(F.avg_pool2d(view, 3, 3), size=view.shape[-2:], mode="bilinear", align_corners=False)
+    blurred = F.interpolate(
+        F.avg_pool2d(view, 3, 3), size=view.shape[-2:], mode="bilinear", align_corners=False
+    )
     view = torch.where(per_image(chance(0.3)), blurred, view)
     noise = torch.randn(view.shape, generator=generator) * per_image(uniform(0, 0.04))
     return preprocessing.normalise((view + noise).clamp(0, 1))

@@ -34,5 +34,7 @@ def fit_projection(fc1: NDArray[np.float32], dimensions: int = DIMENSIONS, seed:
     for _ in range(4):
         basis, _ = np.linalg.qr(centred.T @ (centred @ basis) + 1e-6 * basis)
     _, _, rotation = np.linalg.svd(centred @ basis, full_matrices=False)
-    components = (basis @ rotation.T)[:, :dimensions] if len(rotation) >= dimensions else basis[:, :dimensions]
+    components = (
+        (basis @ rotation.T)[:, :dimensions] if len(rotation) >= dimensions else basis[:, :dimensions]
+    )
     return Projection(mean, np.ascontiguousarray(np.linalg.qr(components)[0].T))

@@ -26,8 +26,10 @@ def checkpoint_dir(version: ModelVersion) -> Path:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         for name in default_storage.listdir(version.checkpoint)[1]:
-            with default_storage.open(f"{version.checkpoint}/{name}") as source:
-                with open(partial / name, "wb") as target:
-                    shutil.copyfileobj(source, target)
+            with (
+                default_storage.open(f"{version.checkpoint}/{name}") as source,
+                open(partial / name, "wb") as target,
+            ):
+                shutil.copyfileobj(source, target)
         partial.rename(folder)
     return folder

@@ -1,24 +1,28 @@
 """One straight training loop. Knows arrays and files, nothing of Django."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ml.network import (
-    NetworkOutput, NetworkShape, OrganNetwork, device_for, initialise_as_paper, initialise_for_relu,
+    NetworkOutput,
+    NetworkShape,
+    OrganNetwork,
+    device_for,
+    initialise_as_paper,
+    initialise_for_relu,
 )
 from ml.preprocess import Preprocessing, augment
 from ml.recipes import Recipe
+from ml.schedule import EpochResult, Schedule, load_state, save_state
 
 SAVE_SECONDS = 60  # between two saves of the state to resume from
 MEASURED_STEPS = 4  # after which a time limit is turned into a number of steps
@@ -36,17 +40,6 @@ class TrainingData:
         return len(self.organs)
 
 
-@dataclass
-class EpochResult:
-    epoch: int  # from 1
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None = None
-    val_accuracy: float | None = None
-    val_modality_accuracy: float | None = None
-    seconds: float = 0.0
-
-
 @dataclass(frozen=True)
 class Progress:
     epoch: int  # from 1
@@ -61,27 +54,6 @@ class Progress:
 
 class Stopped(Exception):
     """The caller asked to stop; the state to resume from is saved."""
-
-
-@dataclass
-class Schedule:
-    """Where the training is and how far it goes, in steps (batches)."""
-
-    total_steps: int
-    steps_per_epoch: int
-    step: int = 0
-    history: list[EpochResult] = field(default_factory=list)
-
-    @property
-    def epochs(self) -> int:
-        return math.ceil(self.total_steps / self.steps_per_epoch)
-
-    def learning_rate(self, recipe: Recipe) -> float:
-        if not recipe.one_cycle:
-            return recipe.learning_rate
-        done = self.step / max(self.total_steps, 1)
-        warm = min(1.0, (self.step + 1) / max(1, min(200, 0.1 * self.total_steps)))
-        return recipe.learning_rate * warm * (0.5 * (1 + math.cos(math.pi * min(done, 1.0))) + 0.01)
 
 
 def train(
@@ -112,7 +84,7 @@ def train(
     preprocessing = Preprocessing.fitted_to(data.renditions)
     steps_per_epoch = max(1, math.ceil(len(data) / recipe.batch_size))
     schedule = Schedule((epochs or recipe.epochs) * steps_per_epoch, steps_per_epoch)
-    resumed = resume_dir is not None and _load_state(resume_dir, network, optimiser, schedule)
+    resumed = resume_dir is not None and load_state(resume_dir, network, optimiser, schedule)
     loop = _Loop(network, optimiser, preprocessing, recipe, target, seed)
     started = saved = time.monotonic()
     first_step = schedule.step
@@ -135,7 +107,7 @@ def train(
         schedule.history.append(result)
         stopping = should_stop()
         if resume_dir and (stopping or time.monotonic() - saved > SAVE_SECONDS):
-            _save_state(resume_dir, network, optimiser, schedule)
+            save_state(resume_dir, network, optimiser, schedule)
             saved = time.monotonic()
         on_progress(_progress(schedule, rate, recipe, result.train_loss, result))
         if stopping:
@@ -173,7 +145,11 @@ class _Loop:
         """One update; returns the loss and the number of organs predicted right."""
         started = time.monotonic()
         self.network.train()
-        renditions = data.renditions[np.sort(batch)] if isinstance(data.renditions, np.memmap) else data.renditions[batch]
+        renditions = (
+            data.renditions[np.sort(batch)]
+            if isinstance(data.renditions, np.memmap)
+            else data.renditions[batch]
+        )
         if isinstance(data.renditions, np.memmap):
             batch = np.sort(batch)
         if self.recipe.augmentation:
@@ -198,7 +174,9 @@ class _Loop:
 
     def _loss(self, output: NetworkOutput, organs: Tensor, modalities: Tensor) -> Tensor:
         smoothing = self.recipe.label_smoothing
-        loss = F.cross_entropy(output.organ_logits.float(), organs, ignore_index=-1, label_smoothing=smoothing)
+        loss = F.cross_entropy(
+            output.organ_logits.float(), organs, ignore_index=-1, label_smoothing=smoothing
+        )
         if output.modality_logits is not None and bool((modalities >= 0).any()):
             loss = loss + 0.5 * F.cross_entropy(
                 output.modality_logits.float(), modalities, ignore_index=-1, label_smoothing=smoothing
@@ -228,33 +206,15 @@ class _Loop:
         known = torch.from_numpy(data.modalities >= 0)
         if modality_logits and known.any():
             predicted = torch.cat(modality_logits).argmax(1)
-            result.val_modality_accuracy = float((predicted == torch.from_numpy(data.modalities))[known].float().mean())
+            result.val_modality_accuracy = float(
+                (predicted == torch.from_numpy(data.modalities))[known].float().mean()
+            )
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def split_by_group(groups: list[str], fraction: float, seed: int = 0) -> NDArray[np.bool_]:
-    """bool (N,): True for about `fraction` of the images; all images of a group fall on one side."""
-    names = sorted(set(groups))
-    np.random.default_rng(seed).shuffle(names)
-    chosen: set[str] = set()
-    count, sizes = 0, {name: groups.count(name) for name in names} if len(names) < 2000 else _sizes(groups)
-    for name in names:
-        if count + sizes[name] <= fraction * len(groups):
-            chosen.add(name)
-            count += sizes[name]
-    return np.array([group in chosen for group in groups], bool)
-
-
-def _sizes(groups: list[str]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
-    return sizes
 
 
 def _optimiser(network: OrganNetwork, recipe: Recipe) -> torch.optim.Optimizer:
@@ -287,36 +247,3 @@ def _progress(
         loss=round(loss, 4),
         finished_epoch=finished,
     )
-
-
-def _save_state(folder: Path, network: OrganNetwork, optimiser: torch.optim.Optimizer, schedule: Schedule) -> None:
-    """Weights, optimiser and schedule, under temporary names and then renamed together with the step number."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
-    for index, entry in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in entry.items()}
-    name = f"state-{schedule.step}.safetensors"
-    save_file({key: t.contiguous().cpu() for key, t in tensors.items()}, folder / f"{name}.partial")
-    (folder / f"{name}.partial").rename(folder / name)
-    (folder / "state.json.partial").write_text(json.dumps({"file": name, **asdict(schedule)}))
-    (folder / "state.json.partial").rename(folder / "state.json")
-    for old in folder.glob("state-*.safetensors"):
-        if old.name != name:
-            old.unlink()
-
-
-def _load_state(folder: Path, network: OrganNetwork, optimiser: torch.optim.Optimizer, schedule: Schedule) -> bool:
-    if not (folder / "state.json").exists():
-        return False
-    description = json.loads((folder / "state.json").read_text())
-    tensors = load_file(folder / description["file"])
-    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
-    state = optimiser.state_dict()
-    for key, tensor in tensors.items():
-        if key.startswith("optimiser."):
-            _, index, name = key.split(".", 2)
-            state["state"].setdefault(int(index), {})[name] = tensor
-    optimiser.load_state_dict(state)
-    schedule.total_steps, schedule.step = description["total_steps"], description["step"]
-    schedule.history = [EpochResult(**entry) for entry in description["history"]]
-    return True

@@ -1,6 +1,7 @@
 """What the collection holds and what is going on in the background, for the pages."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from django.db.models import Exists, OuterRef
 
@@ -72,12 +73,10 @@ def running_imports() -> list[Work]:
     batches = (
         UploadBatch.objects.filter(pk__in=unfinished.values("batch")).select_related("dataset").with_counts()
     )
-    return [
-        Work(
-            title=batch.dataset.name,
-            done=batch.files_total - batch.files_queued - batch.files_reading,
-            total=batch.files_total,
-            rejected=batch.files_rejected,
-        )
-        for batch in batches[:BATCHES_SHOWN]
-    ]
+    return [import_work(batch) for batch in batches[:BATCHES_SHOWN]]
+
+
+def import_work(batch: Any) -> Work:
+    """A batch with its counts as a thing under way."""
+    unfinished = batch.files_queued + batch.files_reading
+    return Work(batch.dataset.name, batch.files_total - unfinished, batch.files_total, batch.files_rejected)

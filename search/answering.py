@@ -6,7 +6,7 @@ import time
 from io import BytesIO
 
 import numpy as np
-from django.contrib.auth.models import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.db import transaction
@@ -25,20 +25,30 @@ logger = logging.getLogger(__name__)
 NO_MODEL = "No model is in service yet. The collection can be searched as soon as the first training is done."
 
 
-def ask_with_file(content: bytes, user: AbstractBaseUser | None) -> Query:
+def ask_with_file(content: bytes, user: User | AnonymousUser | None) -> Query:
     """Record a query for a file's bytes and ring for the inference worker."""
     digest = hashlib.sha256(content).hexdigest()
     name = f"queries/{digest[:2]}/{digest}"
     if not default_storage.exists(name):
         name = default_storage.save(name, ContentFile(content))
-    return ask(Query(upload=name, sha256=digest, created_by=user))
+    return ask(Query(upload=name, sha256=digest, created_by=account(user)))
 
 
-def ask_with_image(image: Image, user: AbstractBaseUser | None) -> Query:
+def ask_with_image(image: Image, user: User | AnonymousUser | None) -> Query:
     """Record a query for an image of the collection."""
     return ask(
-        Query(image=image, sha256=image.sha256, group_key=image.group_key, preview=image.preview.name, created_by=user)
+        Query(
+            image=image,
+            sha256=image.sha256,
+            group_key=image.group_key,
+            preview=image.preview.name,
+            created_by=account(user),
+        )
     )
+
+
+def account(user: User | AnonymousUser | None) -> User | None:
+    return user if isinstance(user, User) else None
 
 
 def ask(query: Query) -> Query:

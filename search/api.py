@@ -3,20 +3,24 @@
 from typing import Any
 
 from django.conf import settings
+from django.http import FileResponse
 from django.shortcuts import get_object_or_404
 from drf_spectacular.utils import OpenApiResponse, extend_schema
-from rest_framework import viewsets
+from rest_framework import mixins, viewsets
 from rest_framework.decorators import action
 from rest_framework.exceptions import APIException, ValidationError
 from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from ingest.models import Image
 from ml.api import MayDoAction
 from search import answering
 from search.models import Query, QueryStatus
+from search.previews import preview_response
 from search.retrieval import search
 from search.serializers import (
+    ImageSerializer,
     NewQuerySerializer,
     QuerySerializer,
     ResultPageSerializer,
@@ -109,3 +113,22 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         }
         show_files = request.user.has_perm("ingest.view_uploadedfile")
         return ResultPageSerializer(page, context={"show_files": show_files}).data
+
+
+class ImageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[Image]):
+    """Images of the collection."""
+
+    queryset = Image.objects.select_related("organ", "dataset")
+    serializer_class = ImageSerializer
+    permission_classes = [MayDoAction]
+    permissions_needed = {"retrieve": "ingest.view_image", "preview": "ingest.view_image"}
+
+    def get_serializer_context(self) -> dict[str, Any]:
+        show_files = self.request.user.has_perm("ingest.view_uploadedfile")
+        return {**super().get_serializer_context(), "show_files": show_files}
+
+    @extend_schema(responses={(200, "image/jpeg"): bytes})
+    @action(detail=True)
+    def preview(self, request: Request, pk: str) -> FileResponse:
+        """The picture for people, as JPEG or PNG."""
+        return preview_response(self.get_object().preview)

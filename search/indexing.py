@@ -38,7 +38,9 @@ def index_next_batch() -> bool:
     for version in ModelVersion.objects.in_service():
         with transaction.atomic():
             images = list(
-                images_missing(version).select_for_update(skip_locked=True, no_key=True, of=("self",))[:BATCH_SIZE]
+                images_missing(version).select_for_update(skip_locked=True, no_key=True, of=("self",))[
+                    :BATCH_SIZE
+                ]
             )
             if images:
                 Embedding.objects.bulk_create(describe_images(images, version), ignore_conflicts=True)

@@ -22,12 +22,16 @@ class Embedding(models.Model):
     image = models.ForeignKey(Image, models.CASCADE, related_name="embeddings")
     model_version = models.ForeignKey(ModelVersion, models.CASCADE, related_name="embeddings")
     fc1 = HalfVectorField(dimensions=FC1_DIMENSIONS)
-    projection = HalfVectorField(dimensions=PROJECTION_DIMENSIONS, help_text="PCA of FC1; proposes candidates.")
+    projection = HalfVectorField(
+        dimensions=PROJECTION_DIMENSIONS, help_text="PCA of FC1; proposes candidates."
+    )
     predicted_organ = models.ForeignKey(OrganClass, models.CASCADE, related_name="+")
     organ_probability = models.FloatField()
     predicted_modality = models.ForeignKey(Modality, models.CASCADE, null=True, related_name="+")
     modality_probability = models.FloatField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
+
+    distance: float  # to a query, on FC1; set by ranking
 
     objects = EmbeddingQuerySet.as_manager()
 
@@ -62,7 +66,11 @@ class Query(models.Model):
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
     image = models.ForeignKey(
-        Image, models.CASCADE, null=True, blank=True, help_text="The collection's image that was searched with."
+        Image,
+        models.CASCADE,
+        null=True,
+        blank=True,
+        help_text="The collection's image that was searched with.",
     )
     upload = models.FileField(max_length=200, blank=True, help_text="The uploaded file's bytes, by SHA-256.")
     rendition = models.FileField(max_length=200, blank=True)

@@ -68,7 +68,9 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
                 break
             if use_index and complete and number == HNSW_CANDIDATES:
                 break
-            number = min(number * 4, HNSW_CANDIDATES) if use_index and number < HNSW_CANDIDATES else number * 4
+            number = (
+                min(number * 4, HNSW_CANDIDATES) if use_index and number < HNSW_CANDIDATES else number * 4
+            )
         return self._in_order(ranked[offset:wanted])
 
     def _candidates(self, projection: Any, number: int, use_index: bool) -> list[tuple[int, float]]:
@@ -76,7 +78,11 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         projected: Combinable | L2Distance = L2Distance("projection", np.asarray(projection, np.float32))
         if not use_index:
             projected = projected + Value(0.0, FloatField())  # an expression that the index does not serve
-        nearest = self.alias(projected=projected).order_by("projected").values_list("pk", Cast("projected", FloatField()))
+        nearest = (
+            self.alias(projected=projected)
+            .order_by("projected")
+            .values_list("pk", Cast("projected", FloatField()))
+        )
         with transaction.atomic(), connection.cursor() as cursor:
             if use_index:
                 cursor.execute("SET LOCAL hnsw.iterative_scan = strict_order")
@@ -94,8 +100,10 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         )
 
     def _in_order(self, ranked: list[tuple[int, float]]) -> list["Embedding"]:
+        from search.models import Embedding
+
         found = (
-            self.model.objects.filter(pk__in=[pk for pk, _ in ranked])
+            Embedding.objects.filter(pk__in=[pk for pk, _ in ranked])
             .defer("fc1", "projection")
             .select_related("image__organ", "image__dataset", "predicted_organ")
             .in_bulk()

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.reverse import reverse
 
 from ingest.models import Dataset, Image, Modality, OrganClass
+from search.images import seen_by_active_version
 from search.models import Embedding, Query
 from search.retrieval import Hit, Scope, SearchOptions
 
@@ -144,3 +146,34 @@ class EmbeddingSerializer(serializers.ModelSerializer[Embedding]):
     class Meta:
         model = Embedding
         fields = ["organ", "organ_probability", "modality", "modality_probability", "model_version"]
+
+
+class ImageSerializer(serializers.ModelSerializer[Image]):
+    """An image of the collection: its labels, what the active version sees, what its file says."""
+
+    organ = serializers.CharField(source="organ.name", read_only=True, default=None)
+    modality = serializers.CharField(source="modality_id", read_only=True, allow_null=True)
+    dataset = serializers.CharField(source="dataset.name", read_only=True)
+    file = serializers.SerializerMethodField()
+    seen = serializers.SerializerMethodField()
+    preview_url = serializers.SerializerMethodField()
+
+    class Meta:
+        model = Image
+        fields = [
+            "id", "dataset", "organ", "modality", "seen", "file", "file_format", "rows", "columns", "bits_stored",
+            "frame_number", "number_of_frames", "body_part_examined", "transfer_syntax_uid", "tags", "assumptions",
+            "created_at", "preview_url",
+        ]  # fmt: skip
+        read_only_fields = fields
+
+    def get_file(self, image: Image) -> str:
+        return image.source_path if self.context.get("show_files") else ""
+
+    @extend_schema_field(EmbeddingSerializer(allow_null=True))
+    def get_seen(self, image: Image) -> Any:
+        seen = seen_by_active_version(image)
+        return EmbeddingSerializer(seen).data if seen else None
+
+    def get_preview_url(self, image: Image) -> str:
+        return str(reverse("image-preview", args=[image.pk], request=self.context.get("request")))

@@ -9,21 +9,20 @@ from django.contrib.auth import views as auth_views
 from django.contrib.auth.decorators import login_required, permission_required
 from django.core.paginator import Paginator
 from django.db import DatabaseError, connection
-from django.db.models import Q
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 from django.views.decorators.vary import vary_on_headers
 from django_htmx.http import HttpResponseClientRedirect, HttpResponseClientRefresh
-from pydicom.datadict import dictionary_description, tag_for_keyword
+from django_htmx.middleware import HtmxDetails
 
 from ingest.models import Dataset, Image
-from ml.models import ModelVersion
 from search import answering
 from search.activity import current_activity
 from search.forms import QueryForm, SearchForm
-from search.models import Embedding, Query, QueryStatus
+from search.images import neighbours_of, readable_tags, seen_by_active_version
+from search.models import Query, QueryStatus
 from search.previews import preview_response
 from search.retrieval import PAGE_SIZE, Scope, search
 
@@ -31,6 +30,13 @@ WAIT_SECONDS = 2.0  # for the answer, before the page says that it is being work
 POLL_WAIT_SECONDS = 0.3
 RECENT_QUERIES = 12
 NEIGHBOURS = 24
+
+
+class Request(HttpRequest):
+    """As the middleware makes it."""
+
+    htmx: HtmxDetails
+
 
 View = TypeVar("View", bound=Callable[..., HttpResponse | FileResponse])
 
@@ -44,13 +50,15 @@ class SignInView(auth_views.LoginView):
     redirect_authenticated_user = True
 
     def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        if request.htmx:  # the session ended while a part of a page was being refreshed
-            return HttpResponseClientRefresh()
+        """A refreshed part of a page whose session has ended loads the whole page, and so asks to sign in."""
+        if "HX-Request" in request.headers:
+            refresh: HttpResponse = HttpResponseClientRefresh()
+            return refresh
         return super().get(request, *args, **kwargs)
 
 
 @require_safe
-def healthz(request: HttpRequest) -> HttpResponse:
+def healthz(request: Request) -> HttpResponse:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
@@ -61,11 +69,11 @@ def healthz(request: HttpRequest) -> HttpResponse:
 
 @require_safe
 @requires("search.view_query")
-def home(request: HttpRequest) -> HttpResponse:
+def home(request: Request) -> HttpResponse:
     return render_home(request)
 
 
-def render_home(request: HttpRequest, error: str = "", status: int = 200) -> HttpResponse:
+def render_home(request: Request, error: str = "", status: int = 200) -> HttpResponse:
     recent = Query.objects.filter(created_by=request.user.pk).defer("fc1", "projection")[:RECENT_QUERIES]
     context = {"activity": current_activity(), "recent_queries": recent, **upload_context(error)}
     return render(request, "search/home.html", context, status=status)
@@ -78,14 +86,14 @@ def upload_context(error: str = "", compact: bool = False) -> dict[str, Any]:
 @require_safe
 @requires("search.view_query")
 @vary_on_headers("HX-Request")
-def status(request: HttpRequest) -> HttpResponse:
+def status(request: Request) -> HttpResponse:
     template = "search/_status.html" if request.htmx else "search/status.html"
     return render(request, template, {"activity": current_activity()})
 
 
 @require_POST
 @requires("search.add_query")
-def query_create(request: HttpRequest) -> HttpResponse:
+def query_create(request: Request) -> HttpResponse:
     form = QueryForm(request.POST, request.FILES)
     if form.is_valid():
         query = answering.ask_with_file(form.cleaned_data["file"].read(), request.user)
@@ -100,7 +108,7 @@ def query_create(request: HttpRequest) -> HttpResponse:
 @require_safe
 @requires("search.view_query")
 @vary_on_headers("HX-Request")
-def query_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
+def query_detail(request: Request, pk: UUID) -> HttpResponse:
     query = get_object_or_404(Query.objects.select_related("model_version", "image"), pk=pk)
     query.wait(POLL_WAIT_SECONDS if request.htmx else WAIT_SECONDS)
     context = {"query": query, **upload_context()}
@@ -109,13 +117,13 @@ def query_detail(request: HttpRequest, pk: UUID) -> HttpResponse:
     return render(request, query_template(request), context)
 
 
-def query_template(request: HttpRequest) -> str:
+def query_template(request: Request) -> str:
     """The page, or the part of it that htmx asks for."""
     parts = {"results": "search/_results.html", "query": "search/_query.html"}
     return parts.get(request.htmx.target or "", "search/query_detail.html")
 
 
-def results_context(request: HttpRequest, query: Query) -> dict[str, Any]:
+def results_context(request: Request, query: Query) -> dict[str, Any]:
     form = SearchForm(request.GET)
     options = form.options()
     in_predicted = options.scope == Scope.PREDICTED
@@ -133,24 +141,24 @@ def results_context(request: HttpRequest, query: Query) -> dict[str, Any]:
 
 @require_safe
 @requires("search.view_query")
-def query_preview(request: HttpRequest, pk: UUID) -> FileResponse:
+def query_preview(request: Request, pk: UUID) -> FileResponse:
     return preview_response(get_object_or_404(Query.objects.only("preview"), pk=pk).preview)
 
 
 @require_safe
 @requires("ingest.view_image")
-def image_preview(request: HttpRequest, pk: int) -> FileResponse:
+def image_preview(request: Request, pk: int) -> FileResponse:
     return preview_response(get_object_or_404(Image.objects.only("preview"), pk=pk).preview)
 
 
 @require_safe
 @requires("ingest.view_image")
-def image_detail(request: HttpRequest, pk: int) -> HttpResponse:
+def image_detail(request: Request, pk: int) -> HttpResponse:
     image = get_object_or_404(Image.objects.select_related("organ", "modality", "dataset"), pk=pk)
     neighbours = neighbours_of(image)
     context = {
         "image": image,
-        "tags": [(describe_keyword(keyword), as_text(value)) for keyword, value in image.tags.items()],
+        "tags": readable_tags(image),
         "seen": seen_by_active_version(image),
         "neighbours": neighbours[:NEIGHBOURS],
         "neighbours_total": neighbours.count(),
@@ -158,36 +166,8 @@ def image_detail(request: HttpRequest, pk: int) -> HttpResponse:
     return render(request, "search/image_detail.html", context)
 
 
-def neighbours_of(image: Image) -> Any:
-    """The other frames of the image's file and the other images of its series."""
-    together = Q(sha256=image.sha256)
-    if image.series_key:
-        together |= Q(series_key=image.series_key)
-    return (
-        Image.objects.filter(together, group_key=image.group_key)  # the group is what is indexed
-        .exclude(pk=image.pk)
-        .order_by("source_path", "frame_number")
-    )
-
-
-def seen_by_active_version(image: Image) -> Embedding | None:
-    active = ModelVersion.objects.active()
-    embeddings = Embedding.objects.filter(image=image, model_version=active).defer("fc1", "projection")
-    return embeddings.select_related("predicted_organ", "model_version").first()
-
-
-def describe_keyword(keyword: str) -> str:
-    """A DICOM keyword in the standard's words: SliceThickness is Slice Thickness."""
-    tag = tag_for_keyword(keyword)
-    return dictionary_description(tag) if tag else keyword
-
-
-def as_text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
 @require_POST
 @requires("search.add_query")
-def image_search(request: HttpRequest, pk: int) -> HttpResponse:
+def image_search(request: Request, pk: int) -> HttpResponse:
     image = get_object_or_404(Image, pk=pk)
     return redirect("search:query_detail", answering.ask_with_image(image, request.user).pk)

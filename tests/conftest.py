@@ -62,7 +62,7 @@ def client_of(db: None) -> Callable[[str | None], Client]:
 
 @pytest.fixture
 def model_version(db: None) -> Iterator[ModelVersion]:
-    """An active model version with a tiny, real, untrained network: organs brain and chest, modalities CT and MR."""
+    """An active version with a tiny, real, untrained network: brain and chest, CT and MR."""
     from ml.serving import describer_for
 
     describer_for.cache_clear()

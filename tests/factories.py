@@ -60,7 +60,9 @@ def dicom_bytes(pixels: np.ndarray | None = None, seed: int = 0, **attributes: A
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID = CTImageStorage
-    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid(entropy_srcs=["sop", str(seed)])
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID = generate_uid(
+        entropy_srcs=["sop", str(seed)]
+    )
     ds.StudyInstanceUID = generate_uid(entropy_srcs=["study", "one"])
     ds.SeriesInstanceUID = generate_uid(entropy_srcs=["series", "one"])
     ds.PatientName, ds.PatientID, ds.PatientBirthDate = "Meier^Anna", "PID-4711", "19610203"
@@ -77,7 +79,9 @@ def dicom_bytes(pixels: np.ndarray | None = None, seed: int = 0, **attributes: A
     return buffer.getvalue()
 
 
-def make_image(seed: int | None = None, organ: str | None = "brain", modality: str | None = "CT", **fields: Any) -> Image:
+def make_image(
+    seed: int | None = None, organ: str | None = "brain", modality: str | None = "CT", **fields: Any
+) -> Image:
     """An image of the collection with its files in the storage."""
     seed = next(_numbers) if seed is None else seed
     pixels = make_pixels(seed, organ or "brain")

@@ -1,4 +1,4 @@
-"""Loaded before Django's settings are (see pytest's options): the tests run on embedded servers of their own."""
+"""Loaded before Django's settings are: the tests run on embedded servers of their own."""
 
 import atexit
 import os

@@ -59,7 +59,9 @@ def lungs_ct(p: Patient) -> Canvas:
         lung = ellipse(side * 0.43, 0, a, b, side * -0.1)
         g = paint(g, lung, 0.06)
         g = g + lung * np.clip(p.texture(34), 0.8, 3) * 0.14
-        g = paint(g, ring(side * 0.43, 0, a + 0.06, b + 0.06, 0.025) * (np.sin(9 * np.arctan2(Y, X)) > 0.2), 0.95)
+        g = paint(
+            g, ring(side * 0.43, 0, a + 0.06, b + 0.06, 0.025) * (np.sin(9 * np.arctan2(Y, X)) > 0.2), 0.95
+        )
     return paint(g, ellipse(0.1, -0.1, p.near(0.22), p.near(0.2)), 0.6)
 
 
@@ -70,7 +72,9 @@ def abdomen(p: Patient) -> Canvas:
 
 def liver_ct(p: Patient) -> Canvas:
     g = abdomen(p)
-    liver = np.maximum(ellipse(-0.38, -0.02, p.near(0.4), p.near(0.42)), ellipse(0, -0.22, p.near(0.4), p.near(0.18)))
+    liver = np.maximum(
+        ellipse(-0.38, -0.02, p.near(0.4), p.near(0.42)), ellipse(0, -0.22, p.near(0.4), p.near(0.18))
+    )
     g = paint(g, liver, 0.62)
     for _ in range(5):
         x, y = p.between(-0.6, -0.15), p.between(-0.25, 0.2)
@@ -251,7 +255,11 @@ def neck_ct(p: Patient) -> Canvas:
     g = neck(p)
     g = paint(g, ellipse(0, 0.2, 0.15, 0.13), 0.95)
     g = paint(g, ellipse(0, -0.22, p.near(0.1), p.near(0.09)), 0.0)
-    g = paint(g, curve([(-0.35, 0.0), (-0.28, -0.35), (0, -0.5), (0.28, -0.35), (0.35, 0.0)], 0.05 + 0.02 * p.z), 0.98)
+    g = paint(
+        g,
+        curve([(-0.35, 0.0), (-0.28, -0.35), (0, -0.5), (0.28, -0.35), (0.35, 0.0)], 0.05 + 0.02 * p.z),
+        0.98,
+    )
     for side in (-1, 1):
         g = paint(g, ellipse(side * 0.28, 0.02, 0.06, 0.06), 0.8)
     return g
@@ -318,7 +326,12 @@ def liver_us(p: Patient) -> Canvas:
 
 def heart_us(p: Patient) -> Canvas:
     g = paint(empty(0.35), ellipse(0, 0.1, p.near(0.5), p.near(0.68)), 0.9)
-    for x, y, a, b in ((-0.22, -0.1, 0.17, 0.3), (0.2, -0.12, 0.15, 0.3), (-0.2, 0.46, 0.17, 0.18), (0.2, 0.46, 0.17, 0.18)):
+    for x, y, a, b in (
+        (-0.22, -0.1, 0.17, 0.3),
+        (0.2, -0.12, 0.15, 0.3),
+        (-0.2, 0.46, 0.17, 0.18),
+        (0.2, 0.46, 0.17, 0.18),
+    ):
         g = paint(g, ellipse(x, y, p.near(a), b * (1 + 0.12 * p.z)), 0.0)
     return fan(p, g)
 

@@ -1,6 +1,7 @@
 """Soft shapes on a square canvas, x to the right and y down, both from -1 to 1."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ X: Canvas = np.broadcast_to(_axis, (SIZE, SIZE))
 Y: Canvas = np.broadcast_to(_axis[:, None], (SIZE, SIZE))
 
 
-def soft(signed_distance: Canvas, edge: float = 0.02) -> Canvas:
+def soft(signed_distance: NDArray[Any], edge: float = 0.02) -> Canvas:
     """1 inside (negative), 0 outside, blurred over `edge`."""
     return np.asarray(np.clip(0.5 - signed_distance / edge, 0, 1), np.float32)
 
@@ -28,7 +29,7 @@ def ellipse(x: float, y: float, a: float, b: float, angle: float = 0.0, edge: fl
 
 def ring(x: float, y: float, a: float, b: float, width: float, angle: float = 0.0) -> Canvas:
     """The rim of an ellipse, `width` thick, inside its outline."""
-    return np.clip(ellipse(x, y, a, b, angle) - ellipse(x, y, a - width, b - width, angle), 0, 1)
+    return np.asarray(np.clip(ellipse(x, y, a, b, angle) - ellipse(x, y, a - width, b - width, angle), 0, 1))
 
 
 def tube(x0: float, y0: float, x1: float, y1: float, width: float, edge: float = 0.02) -> Canvas:
@@ -41,7 +42,7 @@ def tube(x0: float, y0: float, x1: float, y1: float, width: float, edge: float =
 def curve(points: list[tuple[float, float]], width: float) -> Canvas:
     """Bars from point to point."""
     mask = np.zeros((SIZE, SIZE), np.float32)
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in pairwise(points):
         mask = np.maximum(mask, tube(x0, y0, x1, y1, width))
     return mask
 

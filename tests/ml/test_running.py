@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -278,7 +279,7 @@ def test_killed_worker_is_replaced(tmp_path: Path) -> None:
 
 
 def start_worker(run: TrainingRun) -> subprocess.Popen[bytes]:
-    url = os.environ["DATABASE_URL"].replace("/cbmir", f"/{connection.settings_dict['NAME']}")
+    url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
     environment = {
         **os.environ,
         "DJANGO_SETTINGS_MODULE": "cbmir_site.settings",

@@ -41,7 +41,9 @@ class Command(BaseCommand):
             _wait_for_page(f"http://127.0.0.1:{port}/healthz", supervisor)
             console.print(f"The page is up at [bold]{address}[/bold]")
             first_start.fill(console, data, supervisor.watch)
-            console.print(f"[bold green]Ready:[/bold green] [bold]{address}[/bold]   (Ctrl-C stops everything)")
+            console.print(
+                f"[bold green]Ready:[/bold green] [bold]{address}[/bold]   (Ctrl-C stops everything)"
+            )
             while True:
                 supervisor.watch()
                 time.sleep(0.5)

@@ -42,10 +42,14 @@ class Command(BaseCommand):
         query, found = ask_here(content, wanted, top)
         if as_json:
             seen = SeenSerializer(query).data
-            hits = HitSerializer(found.hits, many=True, context={"show_files": True}).data
+            context = {"show_files": True}
+            hits = [HitSerializer(hit, context=context).data for hit in found.hits]
             self.stdout.write(json.dumps({"query": seen, "results": hits}, indent=2))
         else:
-            show(Console(file=self.stdout._out), query, found)  # type: ignore[attr-defined]
+            console = Console()
+            with console.capture() as text:
+                show(console, query, found)
+            self.stdout.write(text.get())
 
 
 def read_options(scope: str, organ: str, modality: str) -> SearchOptions:
