@@ -5,7 +5,7 @@ from ingest import views
 app_name = "ingest"
 
 urlpatterns = [
-    path("", views.batch_list, name="batches"),
-    path("new/", views.batch_new, name="batch_new"),
-    path("<int:pk>/", views.batch_detail, name="batch"),
+    path("", views.batch_list, name="batch_list"),
+    path("new/", views.batch_create, name="batch_create"),
+    path("<int:pk>/", views.batch_detail, name="batch_detail"),
 ]

@@ -35,15 +35,15 @@ def batch_list(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @login_required
 @permission_required("ingest.add_uploadbatch", raise_exception=True)
-def batch_new(request: HttpRequest) -> HttpResponse:
+def batch_create(request: HttpRequest) -> HttpResponse:
     form = BatchForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
         batch = open_batch(form.cleaned_data["dataset"], form.cleaned_data["label_source"], request.user)
         for _row in receive_upload(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
             pass
         ring("ingest.import_queued_files")
-        return redirect("ingest:batch", batch.pk)
-    return render(request, "ingest/batch_new.html", {"form": form}, status=422 if form.errors else 200)
+        return redirect("ingest:batch_detail", batch.pk)
+    return render(request, "ingest/batch_create.html", {"form": form}, status=422 if form.errors else 200)
 
 
 @require_GET
