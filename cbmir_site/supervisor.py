@@ -40,6 +40,7 @@ class Supervisor:
 
     services: list[Service]
     report: Callable[[str], None]
+    is_running: bool = False
     _lock: IO[str] | None = field(default=None, repr=False)
 
     @property
@@ -56,6 +57,7 @@ class Supervisor:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise AlreadyRunning from None
+        self.is_running = True
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self._end_leftovers()
         for service in self.services:
@@ -76,7 +78,9 @@ class Supervisor:
                 self._start(service)
 
     def stop(self) -> None:
-        """End every service: politely first, then surely."""
+        """End every service that this supervisor started: politely first, then surely."""
+        if not self.is_running:
+            return
         running = [s.process for s in reversed(self.services) if s.process and s.process.poll() is None]
         for process in running:
             _signal_group(process.pid, signal.SIGTERM)
@@ -86,6 +90,8 @@ class Supervisor:
                 process.wait(max(0.1, deadline - time.monotonic()))
             _signal_group(process.pid, signal.SIGKILL)
         self._ledger.unlink(missing_ok=True)
+        if "CBMIR_EMBEDDED_POSTGRES" in os.environ:
+            embedded.stop_postgres()
 
     def _start(self, service: Service) -> None:
         with open(self.log_dir / f"{service.name}.log", "ab") as log:

@@ -24,7 +24,8 @@ from ml.preprocess import Preprocessing
 from ml.projection import MOST_SAMPLES, fit_projection
 from ml.recipes import RECIPES
 from ml.recording import Recorder
-from ml.training import EpochResult, Stopped, TrainingData, train
+from ml.schedule import EpochResult
+from ml.training import Stopped, TrainingData, train
 from ml.training_images import Selection, TrainingError, read_renditions, select_images
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import time
 from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from django.contrib.auth.models import AnonymousUser, User
@@ -16,9 +17,11 @@ from ingest.models import Image
 from ingest.pseudonyms import group_key_of
 from ingest.reading import RejectedFile, read_image
 from ingest.renditions import decode_rendition, network_rendition, preview, read_rendition
-from ml.inference import Description
 from ml.models import ModelVersion
 from search.models import Query, QueryStatus
+
+if TYPE_CHECKING:
+    from ml.inference import Description
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +108,7 @@ def save_once(name: str, content: bytes) -> str:
     return name if default_storage.exists(name) else default_storage.save(name, ContentFile(content))
 
 
-def store_description(query: Query, version: ModelVersion, seen: Description) -> None:
+def store_description(query: Query, version: ModelVersion, seen: "Description") -> None:
     query.model_version = version
     query.fc1, query.projection = seen.fc1[0], seen.projection[0]
     query.organ_probabilities = likeliest_first(version.organs, seen.organ_probabilities[0])
