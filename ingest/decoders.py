@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import uid
 from pydicom._uid_dict import UID_dictionary
-from pydicom.pixels import get_decoder
 from pydicom.pixels.common import PhotometricInterpretation as PI
-from pydicom.pixels.decoders.base import Decoder, DecodeRunner
+from pydicom.pixels.decoders.base import Decoder, DecodeRunner, get_decoder
 
 from ingest.image_file import MAX_PIXELS
 

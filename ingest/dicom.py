@@ -1,11 +1,10 @@
-"""Reading DICOM: any transfer syntax, to grey frames as a radiologist would see them first.
-
-The grey-scale pipeline is that of PS3.4 N.2: Modality LUT, then VOI LUT or window, then MONOCHROME1.
-"""
+"""Reading DICOM: any transfer syntax, whatever is missing or wrong and can be lived with."""
 
 import logging
+import re
 import warnings
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
@@ -13,22 +12,15 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom import config, uid
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.filereader import read_dataset, read_preamble
 
-from ingest import decoders
-from ingest.image_file import (
-    MAX_BYTES,
-    Frame,
-    ReadImage,
-    RejectedFile,
-    check_size,
-    choose_frames,
-)
-from ingest.windowing import integer_of, text_of, to_grey
+from ingest.decoders import decoder_of
+from ingest.image_file import MAX_BYTES, Frame, ReadImage, RejectedFile, Tags, check_size, choose_frames
+from ingest.windowing import integer_of, storable_text, text_of, to_grey
 
-decoders.register()
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote values of the file
 config.settings.reading_validation_mode = config.IGNORE
 
@@ -58,7 +50,11 @@ PERMITTED_TAGS = (
     "Units",
     "LossyImageCompression",
 )
-OLDEST_AGE = "090Y"  # older patients are few enough to be found again
+OLDEST_AGE_YEARS = 90  # older patients are few enough to be found again
+YEARS_OF_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1}
+SHARE_THAT_MUST_BE_THERE = 0.95  # of a frame whose last bytes are missing
+INFLATED_BYTES_ALWAYS_TAKEN = 64 * 2**20
+INFLATION_TAKEN = 100  # times the file's size
 
 
 def looks_like_dicom(content: bytes) -> bool:
@@ -72,7 +68,9 @@ def looks_like_dicom(content: bytes) -> bool:
     )
 
 
-def read_dicom(content: bytes, *, max_frames: int = 8, middle_frame_only: bool = False) -> ReadImage:
+def read_dicom(
+    content: bytes, *, max_frames: int = 8, frame: int | None = None, middle_frame_only: bool = False
+) -> ReadImage:
     """Read a DICOM object's chosen frames. Raises RejectedFile with a sentence for every expected defect."""
     assumptions: list[str] = []
     with warnings.catch_warnings():
@@ -81,10 +79,10 @@ def read_dicom(content: bytes, *, max_frames: int = 8, middle_frame_only: bool =
         _require_pixels(ds)
         _require_decoder(ds)
         number_of_frames = _number_of_frames(ds, assumptions)
-        chosen = choose_frames(number_of_frames, max_frames, middle_frame_only)
+        chosen = choose_frames(number_of_frames, max_frames, frame, middle_frame_only)
         frames = tuple(
             Frame(to_grey(pixels, ds, index, assumptions), index + 1)
-            for index, pixels in _decode_frames(ds, chosen, number_of_frames, assumptions)
+            for index, pixels in _decode_frames(ds, chosen, assumptions)
         )
     return ReadImage(
         file_format="DICOM",
@@ -113,11 +111,11 @@ def _parse(content: bytes, assumptions: list[str]) -> Dataset:
     except InvalidDicomError:
         assumptions.append("The file header was missing.")
         ds = pydicom.dcmread(BytesIO(content), force=True)
-    except (MemoryError, EOFError, OSError) as error:
+    except Exception as error:  # pydicom raises many kinds for what is not well formed
         raise RejectedFile("damaged", "The DICOM file is cut off or damaged.") from error
     if not hasattr(ds, "file_meta"):
         ds.file_meta = FileMetaDataset()
-    if "TransferSyntaxUID" not in ds.file_meta:
+    if not ds.file_meta.get("TransferSyntaxUID"):
         implicit, little = ds.original_encoding
         syntax = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
         ds.file_meta.TransferSyntaxUID = syntax if little else uid.ExplicitVRBigEndian
@@ -128,17 +126,18 @@ def _parse(content: bytes, assumptions: list[str]) -> Dataset:
 
 
 def _refuse_inflation_bomb(content: bytes) -> None:
-    """A deflated data set may not grow beyond 64 MB and a hundredfold (PS3.5 A.5)."""
-    start = content.find(b"1.2.840.10008.1.2.1.99", 132, 1024)
-    if start < 0 or content[128:132] != b"DICM":
+    """A deflated data set (PS3.5 A.5) may not grow beyond reason; what it grows to is not kept."""
+    file = BytesIO(content)
+    try:
+        read_preamble(file, force=True)
+        header = read_dataset(file, False, True, stop_when=lambda tag, *_: bool(tag.group != 2))
+    except Exception:  # pydicom gets no further with such a header either
         return
-    length = 144 + int.from_bytes(
-        content[140:144], "little"
-    )  # FileMetaInformationGroupLength, first in the header
-    limit = max(64 * 2**20, 100 * len(content))
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    total, source = 0, content[length:]
-    while source and total <= limit:
+    if header.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
+        return
+    limit = min(max(INFLATED_BYTES_ALWAYS_TAKEN, INFLATION_TAKEN * len(content)), MAX_BYTES)
+    inflater, total, source = zlib.decompressobj(-zlib.MAX_WBITS), 0, file.read()
+    while source and total <= limit and not inflater.eof:
         total += len(inflater.decompress(source, 2**22))
         source = inflater.unconsumed_tail
     if total > limit:
@@ -155,25 +154,28 @@ def _require_pixels(ds: Dataset) -> None:
         return
     if not len(ds):
         raise RejectedFile("damaged", "The DICOM file is cut off: it holds no data elements.")
-    kind = text_of(ds, "SOPClassUID") or str(ds.file_meta.get("MediaStorageSOPClassUID", ""))
-    name = uid.UID(kind).name if kind else ""
+    raise RejectedFile("no_pixel_data", f"This is {_kind_of_object(ds)}: it has no image in it.")
+
+
+def _kind_of_object(ds: Dataset) -> str:
     if "DirectoryRecordSequence" in ds:
-        name = "DICOMDIR index"
-    what = (
-        f"a {name}"
-        if name and not name[0].isdigit()
-        else f"a DICOM object of modality {text_of(ds, 'Modality') or '?'}"
-    )
-    raise RejectedFile("no_pixel_data", f"This is {what}: it has no image in it.")
+        return "a DICOMDIR, an index of other files"
+    kind = text_of(ds, "SOPClassUID") or str(ds.file_meta.get("MediaStorageSOPClassUID", ""))
+    if kind in UID_dictionary:
+        return f"a DICOM object of the kind {uid.UID(kind).name}"
+    modality = text_of(ds, "Modality")
+    known = re.fullmatch("[A-Z]{2,16}", modality)  # whatever else a damaged file has there is not repeated
+    return f"a DICOM object of modality {modality}" if known else "a DICOM object"
 
 
 def _require_decoder(ds: Dataset) -> None:
     syntax = ds.file_meta.TransferSyntaxUID
     try:
-        get_decoder(syntax)
+        decoder_of(syntax)
     except NotImplementedError as error:
+        name = syntax.name if syntax in UID_dictionary else "that the file names"
         raise RejectedFile(
-            "unsupported_transfer_syntax", f"No decoder knows the transfer syntax {syntax.name}."
+            "unsupported_transfer_syntax", f"No decoder knows the transfer syntax {name}."
         ) from error
 
 
@@ -190,17 +192,23 @@ def _number_of_frames(ds: Dataset, assumptions: list[str]) -> int:
                 "damaged", f"The file claims {number} frames, more than its pixel data can hold."
             )
         return number
-    frame_bytes = _frame_bytes(ds)
-    if "PixelData" in ds and number * frame_bytes > len(ds.PixelData) + 1:
-        held = len(ds.PixelData) // frame_bytes
-        if number > 1 and held >= 1:
-            assumptions.append(f"NumberOfFrames says {number}, but only {held} are there.")
-            ds.NumberOfFrames = number = int(held)
-        elif number > 1 or len(ds.PixelData) < 0.95 * frame_bytes:
-            raise RejectedFile("damaged", "The pixel data is cut off: fewer bytes than Rows x Columns needs.")
-        else:
-            assumptions.append("The last bytes of the pixel data were missing and taken as 0.")
-            ds.PixelData = bytes(ds.PixelData) + bytes(int(frame_bytes - len(ds.PixelData) + 1) & ~1)
+    return _frames_held(ds, number, assumptions) if "PixelData" in ds else number
+
+
+def _frames_held(ds: Dataset, number: int, assumptions: list[str]) -> int:
+    """How many of the uncompressed frames are there; a few missing bytes of the only one are taken as 0."""
+    frame_bytes, held_bytes = _frame_bytes(ds), len(ds.PixelData)
+    if number * frame_bytes <= held_bytes + 1:
+        return number
+    held = int(held_bytes // frame_bytes)
+    if held >= 1:
+        assumptions.append(f"NumberOfFrames says {number}, but only {held} are there.")
+        ds.NumberOfFrames = held
+        return held
+    if number > 1 or held_bytes < SHARE_THAT_MUST_BE_THERE * frame_bytes:
+        raise RejectedFile("damaged", "The pixel data is cut off: fewer bytes than Rows x Columns needs.")
+    assumptions.append("The last bytes of the pixel data were missing and taken as 0.")
+    ds.PixelData = bytes(ds.PixelData) + bytes(int(frame_bytes - held_bytes + 1) & ~1)
     return number
 
 
@@ -213,32 +221,30 @@ def _frame_bytes(ds: Dataset) -> float:
 
 
 def _decode_frames(
-    ds: Dataset, chosen: list[int], number: int, assumptions: list[str]
-) -> list[tuple[int, NDArray[Any]]]:
-    syntax = ds.file_meta.TransferSyntaxUID
+    ds: Dataset, chosen: list[int], assumptions: list[str]
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Index and pixels of the chosen frames, one in memory at a time; colour comes as RGB."""
     if _frame_bytes(ds) > MAX_BYTES:
         raise RejectedFile("too_large", "One frame of the image is absurdly large.")
-    decoder = get_decoder(syntax)
-    if text_of(ds, "PhotometricInterpretation") == "":
+    decoder = decoder_of(ds.file_meta.TransferSyntaxUID)
+    if not text_of(ds, "PhotometricInterpretation"):
         ds.PhotometricInterpretation = "MONOCHROME2"
         assumptions.append("PhotometricInterpretation was missing; MONOCHROME2 was assumed.")
-    frames: list[tuple[int, NDArray[Any]]] = []
     for index in chosen:
         try:
-            pixels, properties = decoder.as_array(ds, index=index)
+            pixels, _ = decoder.as_array(ds, index=index)
         except Exception as error:  # decoders raise many kinds
-            if frames:
-                assumptions.append(f"Frames from number {index + 1} on could not be decoded.")
-                break
-            raise RejectedFile("damaged", "The pixel data is damaged: no decoder could read it.") from error
-        if "RGB" in str(properties.get("photometric_interpretation")):
-            ds.PhotometricInterpretation = "RGB"
-        frames.append((index, pixels))
-    return frames
+            if index == chosen[0]:
+                raise RejectedFile(
+                    "damaged", "The pixel data is damaged: no decoder could read it."
+                ) from error
+            assumptions.append(f"Frames from number {index + 1} on could not be decoded.")
+            return
+        yield index, pixels
 
 
-def _permitted_tags(ds: Dataset) -> dict[str, Any]:
-    tags: dict[str, Any] = {}
+def _permitted_tags(ds: Dataset) -> Tags:
+    tags: Tags = {}
     for keyword in PERMITTED_TAGS:
         if keyword not in ds or ds[keyword].value in (None, ""):
             continue
@@ -247,16 +253,23 @@ def _permitted_tags(ds: Dataset) -> dict[str, Any]:
             tags[keyword] = [_plain(item) for item in value[:16]]
         else:
             tags[keyword] = _plain(value)
-    if str(tags.get("PatientAge", "")).endswith("Y") and str(tags["PatientAge"]) > OLDEST_AGE:
-        tags["PatientAge"] = OLDEST_AGE
-    return tags
+    if "PatientAge" in tags:
+        tags["PatientAge"] = _capped_age(str(tags["PatientAge"]))
+    return {keyword: value for keyword, value in tags.items() if value not in ("", [])}
+
+
+def _capped_age(age: str) -> str:
+    """A DICOM age string (PS3.5 6.2, AS), nobody's above 90 years; what is no age string is left out."""
+    parts = re.fullmatch(r"(\d{1,3})([DWMY])", age)
+    if not parts:
+        return ""
+    years = int(parts[1]) * YEARS_OF_UNIT[parts[2]]
+    return f"{OLDEST_AGE_YEARS:03d}Y" if years > OLDEST_AGE_YEARS else age
 
 
 def _plain(value: Any) -> str | int | float:
     if isinstance(value, int):
         return int(value)
-    try:
-        number = float(value)
-        return number if np.isfinite(number) else str(value)
-    except (TypeError, ValueError):
-        return str(value).replace("\x00", "")[:64]
+    if isinstance(value, float) and np.isfinite(value):
+        return float(value)
+    return storable_text(value)

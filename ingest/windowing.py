@@ -1,6 +1,6 @@
-"""From decoded DICOM pixels to what a person sees: the grey-scale pipeline of PS3.4 N.2.
+"""From decoded DICOM pixels to the grey picture that a radiologist would see first.
 
-Modality LUT, then VOI LUT or window, then MONOCHROME1; colour becomes grey.
+The pipeline is that of PS3.4 N.2: Modality LUT, then VOI LUT or window, then MONOCHROME1.
 """
 
 from typing import Any
@@ -13,98 +13,123 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 
 from ingest.image_file import luma, scale_to_bytes, stretch
 
-GREY_SCALE_ATTRIBUTES = (
-    "RescaleSlope",
-    "RescaleIntercept",
-    "WindowCenter",
-    "WindowWidth",
-    "VOILUTFunction",
-    "ModalityLUTSequence",
-    "VOILUTSequence",
-    "PixelRepresentation",
-    "BitsStored",
-)
+LUT_SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence")
+DISPLAY_KEYWORDS = (
+    *LUT_SEQUENCES, "RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "PixelRepresentation", "BitsStored",
+)  # fmt: skip
 
 
 def to_grey(pixels: NDArray[Any], ds: Dataset, index: int, assumptions: list[str]) -> NDArray[np.uint8]:
-    """uint8 (rows, columns) of one decoded frame."""
+    """uint8 (rows, columns) of one decoded frame: `pixels` is (rows, columns) or RGB (rows, columns, 3).
+
+    What had to be assumed is added to `assumptions` as sentences.
+    """
     photometric = text_of(ds, "PhotometricInterpretation")
-    if photometric == "PALETTE COLOR" and "RedPaletteColorLookupTableData" in ds:
-        return _colour_to_grey(apply_color_lut(pixels, ds))
+    if photometric == "PALETTE COLOR" and pixels.ndim == 2:
+        try:
+            return _palette_to_grey(pixels, ds)
+        except Exception:  # malformed palettes come in many kinds
+            assumptions.append("The palette could not be applied; the stored values are shown.")
+            return stretch(pixels)
     if pixels.ndim == 3:
-        return _colour_to_grey(pixels)
+        return scale_to_bytes(luma(pixels), 0, float(2 ** integer_of(ds, "BitsStored", 8) - 1))
     if integer_of(ds, "BitsStored", 8) == 1:
-        return (pixels > 0).astype(np.uint8) * np.uint8(255)
-    grey = _window(pixels, ds, index, assumptions)
+        grey = (pixels > 0).astype(np.uint8) * np.uint8(255)
+    else:
+        grey = _windowed(pixels, _display_attributes(ds, index), _padding(pixels, ds), assumptions)
     return 255 - grey if photometric == "MONOCHROME1" else grey
 
 
-def _colour_to_grey(rgb: NDArray[Any]) -> NDArray[np.uint8]:
-    grey = luma(rgb)
-    if rgb.dtype.itemsize > 1:
-        return scale_to_bytes(grey, 0, 65535 if grey.max() > 255 else 255)
-    return np.asarray(np.clip(grey + 0.5, 0, 255), np.uint8)
+def _palette_to_grey(pixels: NDArray[Any], ds: Dataset) -> NDArray[np.uint8]:
+    grey = luma(apply_color_lut(pixels, ds))
+    return scale_to_bytes(grey, 0, 65535 if grey.max() > 255 else 255)  # entries of 8 bits are common in 16
 
 
-def _window(pixels: NDArray[Any], ds: Dataset, index: int, assumptions: list[str]) -> NDArray[np.uint8]:
-    """Modality LUT, then VOI LUT or window of this frame, or a percentile window where there is none."""
-    source = _with_functional_groups(ds, index)
-    padding = _padding(pixels, ds)
+def _windowed(
+    pixels: NDArray[Any], attributes: Dataset, padding: NDArray[np.bool_] | None, assumptions: list[str]
+) -> NDArray[np.uint8]:
+    """Modality LUT, then VOI LUT or window, or a percentile window where there is none."""
     try:
-        values = apply_modality_lut(pixels, source)
+        values = _modality_values(pixels, attributes)
     except Exception:  # malformed lookup tables come in many kinds
         assumptions.append("The Modality LUT could not be applied and was left out.")
         values = pixels
     try:
-        if source.get("VOILUTSequence"):
-            return _voi_lut(values, source)
-        if source.get("WindowCenter") not in (None, "") and source.get("WindowWidth") not in (None, ""):
-            return _linear_or_sigmoid_window(values, source)
+        if "VOILUTSequence" in attributes:
+            return _voi_lut(values, attributes)
+        if "WindowCenter" in attributes and "WindowWidth" in attributes:
+            grey = _window(values, attributes, exact=pixels.dtype.kind == "f")
+            if grey.min() != grey.max() or values.min() == values.max():
+                return grey
+            assumptions.append("The window given shows nothing of this image.")
     except Exception:  # likewise
         assumptions.append("The VOI LUT or window could not be applied.")
     assumptions.append("No window was given; the 1st to 99th percentile of the values is shown.")
     return stretch(values, padding)
 
 
-def _voi_lut(values: NDArray[Any], ds: Dataset) -> NDArray[np.uint8]:
-    bits = int(ds.VOILUTSequence[0].LUTDescriptor[2]) or 16
-    return scale_to_bytes(apply_voi_lut(values, ds), 0, float(max(2**bits - 1, 1)))
+def _modality_values(pixels: NDArray[Any], attributes: Dataset) -> NDArray[Any]:
+    if "ModalityLUTSequence" in attributes:
+        return apply_modality_lut(pixels, attributes)
+    if "RescaleSlope" not in attributes or "RescaleIntercept" not in attributes:
+        return pixels
+    values = pixels.astype(np.float32)
+    values *= np.float32(attributes.RescaleSlope)
+    values += np.float32(attributes.RescaleIntercept)
+    return values
 
 
-def _linear_or_sigmoid_window(values: NDArray[Any], ds: Dataset) -> NDArray[np.uint8]:
-    """PS3.3 C.11.2.1.2 and .3; the values' percentiles where the window would show one flat grey."""
-    center, width = _first_number(ds.WindowCenter), max(_first_number(ds.WindowWidth), 1.0)
-    function = text_of(ds, "VOILUTFunction") or "LINEAR"
+def _voi_lut(values: NDArray[Any], attributes: Dataset) -> NDArray[np.uint8]:
+    bits = int(attributes.VOILUTSequence[0].LUTDescriptor[2]) or 16
+    return scale_to_bytes(apply_voi_lut(values, attributes), 0, float(2**bits - 1))
+
+
+def _window(values: NDArray[Any], attributes: Dataset, exact: bool) -> NDArray[np.uint8]:
+    """PS3.3 C.11.2.1.2 and .3; `exact` for floating point, where LINEAR's steps of 1 say nothing."""
+    center, width = _first_number(attributes.WindowCenter), _first_number(attributes.WindowWidth)
+    function = text_of(attributes, "VOILUTFunction") or "LINEAR"
     if function == "SIGMOID":
-        grey = scale_to_bytes(255 / (1 + np.exp(-4 * (values.astype(np.float32) - center) / width)), 0, 255)
-    else:
-        offset, span = (0.5, max(width - 1, 1.0)) if function == "LINEAR" else (0.0, width)
-        low = center - offset - span / 2
-        grey = scale_to_bytes(values, low, low + span)
-    return stretch(values) if grey.min() == grey.max() and values.min() != values.max() else grey
+        exponent = np.clip(-4 * (values.astype(np.float32) - center) / width, -80, 80)
+        return scale_to_bytes(255 / (1 + np.exp(exponent)), 0, 255)
+    if function == "LINEAR_EXACT" or exact:
+        return scale_to_bytes(values, center - width / 2, center + width / 2)
+    span = max(width - 1, 1.0)
+    low = center - 0.5 - span / 2
+    return scale_to_bytes(values, low, low + span)
 
 
 def _padding(pixels: NDArray[Any], ds: Dataset) -> NDArray[np.bool_] | None:
-    if "PixelPaddingValue" not in ds or not isinstance(ds.PixelPaddingValue, int):
+    """Where the pixels are padding; a value written with the wrong sign is read with the pixels' own."""
+    first = ds.get("PixelPaddingValue")
+    last = ds.get("PixelPaddingRangeLimit", first)
+    if not isinstance(first, int) or not isinstance(last, int) or pixels.dtype.kind == "f":
         return None
-    first, last = ds.PixelPaddingValue, integer_of(ds, "PixelPaddingRangeLimit", ds.PixelPaddingValue)
-    return np.asarray((pixels >= min(first, last)) & (pixels <= max(first, last)))
+    low, high = sorted(int(value) for value in np.array([first, last]).astype(pixels.dtype))
+    return np.asarray((pixels >= low) & (pixels <= high))
 
 
-def _with_functional_groups(ds: Dataset, index: int) -> Dataset:
-    """The grey-scale attributes of one frame, its own before the shared (PS3.3 C.7.6.16)."""
-    if "SharedFunctionalGroupsSequence" not in ds and "PerFrameFunctionalGroupsSequence" not in ds:
-        return ds
-    merged = Dataset()
-    for keyword in GREY_SCALE_ATTRIBUTES:
-        if keyword in ds:
-            merged[keyword] = ds[keyword]
+def _display_attributes(ds: Dataset, index: int) -> Dataset:
+    """What the pipeline asks for and has a value: this frame's functional groups (PS3.3 C.7.6.16) before the
+    shared ones, these before the data set's own."""
+    sources = [ds]
     shared, frames = ds.get("SharedFunctionalGroupsSequence"), ds.get("PerFrameFunctionalGroupsSequence")
     for group in [*(shared or [])[:1], *(frames or [])[index : index + 1]]:
         for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-            for item in (group.get(name) or [])[:1]:
-                merged.update(item)
-    return merged
+            sources.extend((group.get(name) or [])[:1])
+    found = Dataset()
+    for source in sources:
+        for keyword in DISPLAY_KEYWORDS:
+            if keyword in source and _is_given(source, keyword):
+                found[keyword] = source[keyword]
+    return found
+
+
+def _is_given(source: Dataset, keyword: str) -> bool:
+    value = source[keyword].value
+    if keyword in LUT_SEQUENCES:
+        return bool(value) and bool(value[0].get("LUTData")) and bool(value[0].get("LUTDescriptor"))
+    return value not in (None, "", [])
 
 
 def _first_number(value: Any) -> float:
@@ -112,11 +137,18 @@ def _first_number(value: Any) -> float:
 
 
 def text_of(ds: Dataset, keyword: str) -> str:
+    """An attribute as text of at most 64 characters; empty where it is missing."""
     value = ds.get(keyword)
-    return "" if value is None else str(value).replace("\x00", "").strip()[:64]
+    return "" if value is None else storable_text(value)
+
+
+def storable_text(value: Any) -> str:
+    """Text of at most 64 characters that a database and a JSON document take."""
+    return str(value).encode("utf-8", "replace").decode().replace("\x00", "").strip()[:64]
 
 
 def integer_of(ds: Dataset, keyword: str, default: int) -> int:
+    """An attribute as an integer; the default where it is missing or none."""
     try:
         return int(ds.get(keyword) if ds.get(keyword) is not None else default)
     except (TypeError, ValueError):
