@@ -100,13 +100,20 @@ class WaitSerializer(serializers.Serializer[Any]):
     )
 
 
+class NameField(serializers.SlugRelatedField[Any]):
+    """A row by its name. NUL, which PostgreSQL refuses, is in no name."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return super().to_internal_value(str(data).replace("\0", "\N{REPLACEMENT CHARACTER}"))
+
+
 class SearchSerializer(serializers.Serializer[Any]):
     """The parameters of a result page."""
 
     scope = serializers.ChoiceField(choices=[scope.value for scope in Scope], default=Scope.PREDICTED.value)
-    organ = serializers.SlugRelatedField(slug_field="name", queryset=OrganClass.objects.all(), default=None)
-    modality = serializers.SlugRelatedField(slug_field="code", queryset=Modality.objects.all(), default=None)
-    dataset = serializers.SlugRelatedField(slug_field="name", queryset=Dataset.objects.all(), default=None)
+    organ = NameField(slug_field="name", queryset=OrganClass.objects.all(), default=None)
+    modality = NameField(slug_field="code", queryset=Modality.objects.all(), default=None)
+    dataset = NameField(slug_field="name", queryset=Dataset.objects.all(), default=None)
     page = serializers.IntegerField(default=1, min_value=1, max_value=1_000_000)
     page_size = serializers.IntegerField(default=20, min_value=1, max_value=MAX_PAGE_SIZE)
 

@@ -127,7 +127,7 @@ def results_context(request: Request, query: Query) -> dict[str, Any]:
     form = SearchForm(request.GET)
     options = form.options()
     in_predicted = options.scope == Scope.PREDICTED
-    result = search(query, options, page=form.page_number())
+    result = search(query, options, page=form.page_number(), page_size=PAGE_SIZE)
     paginator = Paginator(range(result.total), PAGE_SIZE)
     return {
         "options": options,

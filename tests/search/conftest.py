@@ -1,0 +1,38 @@
+"""A small collection that is searched, and an answered query."""
+
+import numpy as np
+import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import default_storage
+
+from ingest.models import Image
+from ml.models import ModelVersion
+from search.models import Query, QueryStatus
+from tests import factories
+
+
+@pytest.fixture
+def collection(model_version: ModelVersion) -> list[Image]:
+    """Six images, at distance 1 to 6 from the origin of FC1: brain, chest, brain, ..."""
+    images = []
+    for number in range(1, 7):
+        image = factories.make_image(seed=number, organ="brain" if number % 2 else "chest")
+        fc1 = np.zeros(4096, np.float32)
+        fc1[0] = number
+        factories.make_embedding(image, model_version, fc1)
+        images.append(image)
+    return images
+
+
+@pytest.fixture
+def query(model_version: ModelVersion) -> Query:
+    """An answered query at the origin of FC1, a brain to the network."""
+    return Query.objects.create(
+        status=QueryStatus.ANSWERED,
+        model_version=model_version,
+        fc1=np.zeros(4096, np.float32),
+        projection=np.zeros(128, np.float32),
+        organ_probabilities=[["brain", 0.75], ["chest", 0.25]],
+        modality_probabilities=[["CT", 0.9], ["MR", 0.1]],
+        preview=default_storage.save("queries/q.preview.jpg", ContentFile(factories.png_bytes())),
+    )

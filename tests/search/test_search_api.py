@@ -1,0 +1,192 @@
+"""The search's REST API, for those who may, those who may not, and those who are not signed in."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
+from django.core.management import call_command
+from django.test import Client
+
+from ingest.models import Image
+from ml.models import ModelVersion
+from search import answering
+from search.models import Query
+from search.roles import ROLES
+from tests import factories
+
+ClientOf = Callable[[str | None], Client]
+API = "/api/v1"
+
+
+def picture() -> SimpleUploadedFile:
+    return SimpleUploadedFile("a.png", factories.png_bytes())
+
+
+def gets(image: Image, query: Query) -> list[str]:
+    return [
+        f"{API}/queries/{query.pk}/",
+        f"{API}/queries/{query.pk}/results/",
+        f"{API}/images/{image.pk}/",
+        f"{API}/images/{image.pk}/preview/",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "status"),
+    [
+        ("clinician", 200),
+        ("curator", 200),
+        ("admin", 200),
+        ("integration", 200),
+        ("nobody", 403),
+        (None, 401),
+    ],
+)
+def test_reading_needs_the_role(
+    role: str | None, status: int, client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    client = client_of(role)
+    for path in gets(collection[0], query):
+        assert client.get(path).status_code == status, path
+
+
+@pytest.mark.parametrize(
+    ("role", "status"), [("clinician", 201), ("integration", 201), ("nobody", 403), (None, 401)]
+)
+def test_asking_needs_the_role(role: str | None, status: int, client_of: ClientOf) -> None:
+    assert client_of(role).post(f"{API}/queries/", {"file": picture()}).status_code == status
+    assert Query.objects.count() == (status == 201)
+
+
+def test_asking_with_a_file_gives_an_address_to_follow(
+    client_of: ClientOf, model_version: ModelVersion
+) -> None:
+    client = client_of("clinician")
+    response = client.post(f"{API}/queries/", {"file": picture()})
+    asked = response.json()
+    assert asked["status"] == "waiting"
+    assert asked["url"] == response["Location"] == f"http://testserver{API}/queries/{asked['id']}/"
+    assert client.get(asked["results_url"]).status_code == 409
+    answering.answer(Query.objects.get())
+    answer = client.get(asked["url"]).json()
+    assert answer["status"] == "answered"
+    assert answer["model_version"] == str(model_version)
+    assert answer["organ"] == answer["organ_probabilities"][0]["name"]
+    assert {entry["name"] for entry in answer["modality_probabilities"]} == {"CT", "MR"}
+    assert client.get(asked["page_url"]).status_code == 200
+
+
+def test_asking_with_an_image_of_the_collection(client_of: ClientOf, collection: list[Image]) -> None:
+    response = client_of("integration").post(
+        f"{API}/queries/", {"image_id": collection[0].pk}, content_type="application/json"
+    )
+    assert response.status_code == 201
+    assert response.json()["image_id"] == collection[0].pk
+
+
+@pytest.mark.parametrize("data", [{}, {"image_id": 999_999}, {"image_id": "x"}, {"file": "no file"}])
+def test_asking_with_nothing_usable_is_400(data: dict[str, Any], client_of: ClientOf) -> None:
+    assert client_of("clinician").post(f"{API}/queries/", data).status_code == 400
+
+
+def test_asking_with_an_empty_or_too_large_file_is_400(client_of: ClientOf, settings: Any) -> None:
+    settings.MAX_UPLOAD_BYTES = 10
+    client = client_of("clinician")
+    for content in (b"", b"x" * 11):
+        response = client.post(f"{API}/queries/", {"file": SimpleUploadedFile("a.png", content)})
+        assert (response.status_code, list(response.json())) == (400, ["file"])
+
+
+def test_results_have_exactly_the_documented_form(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    page = (
+        client_of("integration").get(f"{API}/queries/{query.pk}/results/?scope=all&page_size=4&page=2").json()
+    )
+    assert page == {
+        "count": 6,
+        "page": 2,
+        "pages": 2,
+        "query": {
+            "organ": "brain",
+            "organ_probability": 0.75,
+            "modality": "CT",
+            "modality_probability": 0.9,
+            "model_version": str(query.model_version),
+        },
+        "facets": {"organ": {"brain": 3, "chest": 3}, "modality": {"CT": 6}},
+        "results": [
+            {
+                "rank": rank,
+                "image_id": collection[rank - 1].pk,
+                "distance": float(rank),
+                "organ": organ,
+                "modality": "CT",
+                "dataset": "test",
+                "file": collection[rank - 1].source_path,
+            }
+            for rank, organ in [(5, "brain"), (6, "chest")]
+        ],
+    }
+
+
+def test_results_keep_file_paths_from_clinicians(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    results = client_of("clinician").get(f"{API}/queries/{query.pk}/results/").json()["results"]
+    assert [(hit["image_id"], hit["file"]) for hit in results] == [(collection[n].pk, "") for n in (0, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "scope=elsewhere", "organ=tail", "organ=%00", "modality=ZZ", "dataset=none",
+        "page=0", "page=x", "page_size=101", "page_size=0",
+    ],
+)  # fmt: skip
+def test_results_with_a_bad_parameter_is_400(
+    parameters: str, client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    response = client_of("clinician").get(f"{API}/queries/{query.pk}/results/?{parameters}")
+    assert (response.status_code, list(response.json())) == (400, [parameters.split("=")[0]])
+
+
+def test_a_failed_query_has_no_results_but_a_sentence(
+    client_of: ClientOf, model_version: ModelVersion
+) -> None:
+    query = answering.ask_with_file(b"not an image", None)
+    answering.answer(query)
+    client = client_of("clinician")
+    assert client.get(f"{API}/queries/{query.pk}/").json()["error"] == query.error != ""
+    response = client.get(f"{API}/queries/{query.pk}/results/")
+    assert (response.status_code, response.json()) == (422, {"detail": query.error})
+
+
+def test_waiting_is_bounded(client_of: ClientOf) -> None:
+    query = answering.ask_with_file(b"x", None)
+    client = client_of("clinician")
+    assert client.get(f"{API}/queries/{query.pk}/?wait=0.1").json()["status"] == "waiting"
+    assert client.get(f"{API}/queries/{query.pk}/?wait=11").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "name", ["queries/x", "queries/00000000-0000-0000-0000-000000000000", "images/999999"]
+)
+def test_what_is_not_there_is_404(name: str, client_of: ClientOf) -> None:
+    assert client_of("clinician").get(f"{API}/{name}/").status_code == 404
+
+
+def test_image_tells_its_labels_and_what_is_seen(client_of: ClientOf, collection: list[Image]) -> None:
+    image = client_of("integration").get(f"{API}/images/{collection[1].pk}/").json()
+    assert (image["organ"], image["modality"], image["dataset"]) == ("chest", "CT", "test")
+    assert image["seen"]["organ"] == "brain"
+    assert image["file"] == collection[1].source_path
+
+
+def test_schema_is_sound_and_needs_an_account(client_of: ClientOf) -> None:
+    call_command("spectacular", "--validate", "--fail-on-warn", "--file", "/dev/null")
+    for name in ("schema", "docs"):
+        assert client_of("nobody").get(f"{API}/{name}/").status_code == 200
+        assert client_of(None).get(f"{API}/{name}/").status_code == 401

@@ -1,0 +1,98 @@
+"""`manage.py search_image`, on a real file and a real, tiny network."""
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.files.storage import default_storage
+from django.core.management import CommandError, call_command
+
+from ingest.models import Image
+from ml.models import ModelVersion
+from search.models import Query
+from tests import factories
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "slice.dcm"
+    path.write_bytes(factories.dicom_bytes())
+    return path
+
+
+def run(file: Path, *arguments: str) -> str:
+    out = StringIO()
+    call_command("search_image", str(file), *arguments, stdout=out)
+    return out.getvalue()
+
+
+def test_json_has_exactly_the_documented_form(
+    file: Path, collection: list[Image], model_version: ModelVersion
+) -> None:
+    answer = json.loads(run(file, "--json", "--scope", "all", "--top", "4"))
+    assert list(answer) == ["query", "results"]
+    assert list(answer["query"]) == [
+        "organ",
+        "organ_probability",
+        "modality",
+        "modality_probability",
+        "model_version",
+    ]
+    assert answer["query"]["model_version"] == f"v{model_version.pk}"
+    assert [hit["rank"] for hit in answer["results"]] == [1, 2, 3, 4]
+    assert list(answer["results"][0]) == [
+        "rank",
+        "image_id",
+        "distance",
+        "organ",
+        "modality",
+        "dataset",
+        "file",
+    ]
+    distances = [hit["distance"] for hit in answer["results"]]
+    assert distances == sorted(distances)
+
+
+def test_table_names_what_is_seen_and_the_hits(file: Path, collection: list[Image]) -> None:
+    said = run(file, "--organ", "chest")
+    assert said.startswith("organ ")
+    assert "3 of 3 images" in said
+
+
+def test_nothing_is_left_behind(file: Path, collection: list[Image]) -> None:
+    run(file)
+    assert not Query.objects.exists()
+    folders, files = default_storage.listdir("queries")
+    assert not files
+    assert all(default_storage.listdir(f"queries/{folder}") == ([], []) for folder in folders)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--organ", "tail"], "Known: brain, chest"),
+        (["--modality", "ZZ"], "Known: CT"),
+        (["--top", "0"], "at least 1"),
+    ],
+)
+def test_an_unknown_filter_is_refused(
+    arguments: list[str], sentence: str, file: Path, collection: list[Image]
+) -> None:
+    with pytest.raises(CommandError, match=sentence):
+        run(file, *arguments)
+
+
+def test_a_file_that_is_no_image_is_refused(tmp_path: Path, model_version: ModelVersion) -> None:
+    path = tmp_path / "letter.txt"
+    path.write_text("Dear colleague")
+    with pytest.raises(CommandError):
+        run(path)
+    with pytest.raises(CommandError, match="cannot be read"):
+        run(tmp_path / "absent.png")
+    assert not Query.objects.exists()
+
+
+def test_without_a_model_it_says_so(file: Path, db: None) -> None:
+    with pytest.raises(CommandError, match="No model is in service yet"):
+        run(file)
