@@ -28,7 +28,13 @@ def create_first_accounts(console: Console) -> None:
     """One account per person's role, when there is none yet; the passwords are shown this once."""
     if get_user_model().objects.exists():
         return
-    table = Table("account", "role", "password", title="First accounts", caption="The passwords are shown only this once.")
+    table = Table(
+        "account",
+        "role",
+        "password",
+        title="First accounts",
+        caption="The passwords are shown only this once.",
+    )
     for role in ("clinician", "curator", "admin"):
         _user, password = create_account(role, role)
         table.add_row(role, role, password)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.core.files.storage import default_storage
 from django.test import Client
 
 from ml.models import ModelVersion
@@ -31,8 +30,6 @@ def media_root(settings: Any, tmp_path: Path) -> Path:
         **settings.STORAGES,
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     }
-    default_storage._wrapped.__dict__.pop("location", None)
-    default_storage._wrapped.__dict__.pop("base_location", None)
     return tmp_path / "media"
 
 
