@@ -112,7 +112,7 @@ def _decode(source: bytes, runner: DecodeRunner) -> NDArray[Any]:
     if syntax in JPEG_LOSSLESS:
         return _decode_jpeg_lossless(source)
     if syntax in JPEG_LS:
-        return np.asarray(imagecodecs.jpegls_decode(source))
+        return _with_declared_sign(np.asarray(imagecodecs.jpegls_decode(source)), runner)
     decode = imagecodecs.htj2k_decode if syntax in HTJ2K else imagecodecs.jpeg2k_decode
     return _with_declared_sign(np.asarray(decode(source)), runner)
 

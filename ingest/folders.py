@@ -19,7 +19,7 @@ from ingest.labels import ManifestError, clean_path, is_noise, manifest_path
 from ingest.models import LabelSource, UploadBatch, UploadedFile
 from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
 
-CHUNK_FILES = 16  # received, then imported, so that the first images can be found early
+CHUNK_FILES = 32  # received, then imported, so that the first images can be found early
 
 Progress = Callable[[int, int], None]  # files done, files in all
 

@@ -75,7 +75,7 @@ def test_ranking_equals_exact_scan(
 def test_few_candidates_are_widened_until_the_answer_is_exact(
     collection: Any, model_version: ModelVersion
 ) -> None:
-    """With a useless projection every candidate looks alike, and the answer still is that of an exact scan."""
+    """Where every candidate looks alike, the answer still is that of an exact scan."""
     fc1, _ = collection
     Embedding.objects.update(projection=np.zeros(128, np.float32))
     query = fc1[11]
@@ -89,7 +89,8 @@ def test_few_candidates_are_widened_until_the_answer_is_exact(
 
 def test_equal_distances_are_ordered_by_id(collection: Any, model_version: ModelVersion) -> None:
     fc1, projection = collection
-    found = Embedding.objects.for_version(model_version).nearest_to(fc1[5], projection(fc1[5:6])[0], limit=2)
+    found = Embedding.objects.for_version(model_version)
+    found = found.nearest_to(fc1[5], projection(fc1[5:6])[0], limit=2)
     assert rows_of(found) == [5, 7]
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from typing import Any
-from uuid import UUID
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -13,7 +12,6 @@ from ingest.models import Image
 from ml.models import ModelVersion
 from search import answering
 from search.models import Query
-from search.roles import ROLES
 from tests import factories
 
 ClientOf = Callable[[str | None], Client]
