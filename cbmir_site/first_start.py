@@ -94,7 +94,7 @@ def follow_first_training(console: Console, watch: Callable[[], None]) -> None:
             watch()
             try:
                 if ModelVersion.objects.active():
-                    progress.update(indexing, visible=True, completed=1.0)
+                    progress.update(indexing, visible=True, completed=1.0, detail="done")
                     return
                 run = TrainingRun.objects.order_by("id").first()
                 if run is None or run.status in (RunStatus.FAILED, RunStatus.CANCELLED):

@@ -18,7 +18,7 @@ from ml.api import MayDoAction
 from search import answering
 from search.models import Query, QueryStatus
 from search.previews import preview_response
-from search.retrieval import search
+from search.retrieval import ResultPage, search, server_timing
 from search.serializers import (
     ImageSerializer,
     NewQuerySerializer,
@@ -98,11 +98,12 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
             raise NotAnsweredYet
         if query.status == QueryStatus.FAILED:
             raise CannotBeAnswered(query.error)
-        return Response(self.result_page(request, query, asked))
-
-    def result_page(self, request: Request, query: Query, asked: SearchSerializer) -> Any:
         wanted = asked.validated_data
         found = search(query, asked.options(), page=wanted["page"], page_size=wanted["page_size"])
+        page = self.result_page(request, query, found)
+        return Response(page, headers={"Server-Timing": server_timing(query, found)})
+
+    def result_page(self, request: Request, query: Query, found: ResultPage) -> Any:
         page = {
             "count": found.total,
             "page": found.page,

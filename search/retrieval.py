@@ -1,6 +1,7 @@
 """One search: a query, a scope and filters in; a page of ranked hits and the facets out."""
 
 import math
+import time
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -50,6 +51,7 @@ class ResultPage:
     pages: int
     organ_facets: list[tuple[str, int]]
     modality_facets: list[tuple[str, int]]
+    ranking_seconds: float
 
 
 def search(query: Query, options: SearchOptions, *, page: int = 1, page_size: int = PAGE_SIZE) -> ResultPage:
@@ -60,6 +62,7 @@ def search(query: Query, options: SearchOptions, *, page: int = 1, page_size: in
     """
     if query.model_version is None:
         raise ValueError("The query has not been answered yet.")
+    started = time.perf_counter()
     collection = Embedding.objects.for_version(query.model_version).in_dataset(options.dataset)
     if query.image_id:
         collection = collection.exclude(image_id=query.image_id)
@@ -77,7 +80,18 @@ def search(query: Query, options: SearchOptions, *, page: int = 1, page_size: in
         pages=pages,
         organ_facets=collection.of_modality(options.modality).count_by("organ_name"),
         modality_facets=collection.of_organ(organ).count_by("modality_code"),
+        ranking_seconds=time.perf_counter() - started,
     )
+
+
+def server_timing(query: Query, result: ResultPage) -> str:
+    """Where an answer's time went, in milliseconds: the Server-Timing header (W3C) that browsers show."""
+    parts = {
+        "decoding": query.reading_seconds,
+        "network": query.network_seconds,
+        "ranking": result.ranking_seconds,
+    }
+    return ", ".join(f"{name};dur={1000 * (seconds or 0):.1f}" for name, seconds in parts.items())
 
 
 def as_hit(embedding: Embedding, rank: int, query: Query) -> Hit:

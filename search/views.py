@@ -24,7 +24,7 @@ from search.forms import QueryForm, SearchForm
 from search.images import neighbours_of, readable_tags, seen_by_active_version
 from search.models import Query, QueryStatus
 from search.previews import preview_response
-from search.retrieval import PAGE_SIZE, Scope, search
+from search.retrieval import PAGE_SIZE, Scope, search, server_timing
 
 WAIT_SECONDS = 2.0  # for the answer, before the page says that it is being worked on
 POLL_WAIT_SECONDS = 0.3
@@ -114,7 +114,10 @@ def query_detail(request: Request, pk: UUID) -> HttpResponse:
     context = {"query": query, **upload_context()}
     if query.status == QueryStatus.ANSWERED:
         context |= results_context(request, query)
-    return render(request, query_template(request), context)
+    response = render(request, query_template(request), context)
+    if "result" in context:
+        response["Server-Timing"] = server_timing(query, context["result"])
+    return response
 
 
 def query_template(request: Request) -> str:
