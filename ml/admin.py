@@ -124,7 +124,7 @@ class ModelVersionAdmin(ReadOnlyAdmin):
         "__str__",
         "status",
         "recipe",
-        "organ_names",
+        "number_of_organs",
         "validation_accuracy",
         "created_at",
         "activated_at",
@@ -138,8 +138,8 @@ class ModelVersionAdmin(ReadOnlyAdmin):
     actions = ["put_into_service"]
 
     @admin.display(description="organs")
-    def organ_names(self, version: ModelVersion) -> str:
-        return ", ".join(version.organs)
+    def number_of_organs(self, version: ModelVersion) -> int:
+        return len(version.organs)
 
     @admin.display(description="validation accuracy")
     def validation_accuracy(self, version: ModelVersion) -> str:
