@@ -1,0 +1,93 @@
+"""The product's own services as processes: the web server and one worker per queue, on the test database."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from django.db import connection
+
+from cbmir_site.supervisor import Service, default_services
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVICES = {"web", "inference", "ingest", "training"}
+PATIENCE_SECONDS = 60
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class Services:
+    """The running processes by name, each the leader of a group of its own."""
+
+    media_root: Path
+    log_dir: Path
+    port: int = field(default_factory=lambda: free_port())
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        for service in default_services("127.0.0.1", self.port):
+            if service.name in SERVICES:
+                self.processes[service.name] = self._start(service)
+        wait_until(self.answers, f"the web server, see {self.log_dir}")
+
+    def _start(self, service: Service) -> subprocess.Popen[bytes]:
+        with open(self.log_dir / f"{service.name}.log", "wb") as log:
+            return subprocess.Popen(
+                service.command,
+                cwd=ROOT,
+                env=environment(self.media_root),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/healthz", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """The service stands still meanwhile, so that what it has to do waits."""
+        os.killpg(self.processes[name].pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.processes[name].pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            os.killpg(process.pid, signal.SIGKILL)
+        for process in self.processes.values():
+            process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def environment(media_root: Path) -> dict[str, str]:
+    """The test's own environment, with the test database and the test's file storage."""
+    url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
+    return {**os.environ, "DATABASE_URL": url, "CBMIR_MEDIA_ROOT": str(media_root)}

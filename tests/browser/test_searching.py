@@ -1,0 +1,125 @@
+"""A clinician searches with a file."""
+
+import pytest
+from playwright.sync_api import JSHandle, Page, expect
+
+from ingest.models import Image
+from search.models import Query
+from tests.browser.actions import (
+    RESULT_PAGE,
+    cards,
+    choose,
+    dicom_file,
+    expect_loaded,
+    png_file,
+    ranks,
+    search_with,
+)
+from tests.browser.conftest import OpenPage
+
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("collection")]
+
+
+@pytest.mark.parametrize("file", [png_file(), dicom_file()], ids=["png", "dicom"])
+def test_uploaded_file_is_answered(open_page: OpenPage, file: object) -> None:
+    page = open_page()
+
+    search_with(page, file)
+
+    query = Query.objects.latest("created_at")
+    expect(page.get_by_role("heading", level=1)).to_have_text(
+        f"{query.predicted_organ} {query.predicted_modality}"
+    )
+    expect_loaded(page.get_by_alt_text("Query image"))
+    for name, probability in [*query.organ_probabilities, *query.modality_probabilities]:
+        row = page.locator(".bars dd").filter(has_text=name)
+        expect(row).to_contain_text(f"{probability:.1%}")
+
+
+def test_results_come_in_order(open_page: OpenPage) -> None:
+    page = open_page()
+
+    search_with(page, png_file())
+
+    distances = [float(text.split()[-1]) for text in page.locator(".card-distance").all_inner_texts()]
+    assert ranks(page) == list(range(1, len(distances) + 1))
+    assert distances == sorted(distances)
+    for picture in page.locator(".card img").all():
+        expect_loaded(picture)
+
+
+def test_image_of_the_collection_finds_itself(open_page: OpenPage, collection: list[Image]) -> None:
+    page = open_page()
+    with collection[4].original.open() as file:
+        search_with(page, {"name": "again.png", "mimeType": "image/png", "buffer": file.read()})
+
+    page.get_by_role("link", name="Whole collection").click()
+
+    expect(cards(page).first).to_have_attribute("href", f"/images/{collection[4].pk}/")
+    expect(cards(page).first).to_contain_text("0.00")
+
+
+def test_images_of_another_organ_are_marked(open_page: OpenPage) -> None:
+    page = open_page()
+    search_with(page, png_file())
+    expect(page.get_by_text("other organ")).to_have_count(0)
+    predicted = Query.objects.latest("created_at").predicted_organ
+
+    page.get_by_role("link", name="Whole collection").click()
+
+    expect(page.get_by_text("other organ").first).to_be_visible()
+    for card in cards(page).all():
+        is_other = predicted not in card.locator(".card-labels").inner_text()
+        expect(card.get_by_text("other organ")).to_have_count(int(is_other))
+
+
+def test_file_that_is_no_image_is_told(open_page: OpenPage) -> None:
+    page = open_page()
+
+    choose(page, {"name": "letter.png", "mimeType": "image/png", "buffer": b"Dear colleague"})
+
+    expect(page.get_by_role("alert").first).to_contain_text("This search did not work")
+    expect(page.locator("form[data-upload]")).to_be_visible()
+
+
+def test_dropped_file_is_answered(open_page: OpenPage) -> None:
+    page = open_page()
+    transfer = transfer_of(page, png_file())
+
+    page.dispatch_event("main", "dragenter", {"dataTransfer": transfer})
+    expect(page.locator("form[data-upload]")).to_have_class("upload is-over")
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer})
+
+    expect(page).to_have_url(RESULT_PAGE)
+    expect(cards(page).first).to_be_visible()
+
+
+def test_pasted_picture_is_answered(open_page: OpenPage) -> None:
+    page = open_page()
+
+    transfer_of(page, png_file()).evaluate("""transfer =>
+        document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true}))
+    """)
+
+    expect(page).to_have_url(RESULT_PAGE)
+    expect(cards(page).first).to_be_visible()
+
+
+def test_two_files_at_once_are_refused(open_page: OpenPage) -> None:
+    page = open_page()
+
+    page.dispatch_event("main", "drop", {"dataTransfer": transfer_of(page, png_file(1), png_file(2))})
+
+    expect(page.get_by_role("alert")).to_have_text("One image at a time, please.")
+
+
+def transfer_of(page: Page, *files: dict) -> JSHandle:
+    """What the browser hands to a page when these files are dropped or pasted."""
+    script = """files => {
+        const transfer = new DataTransfer();
+        for (const [name, type, bytes] of files) {
+            transfer.items.add(new File([Uint8Array.from(bytes)], name, {type}));
+        }
+        return transfer;
+    }"""
+    return page.evaluate_handle(script, [[f["name"], f["mimeType"], list(f["buffer"])] for f in files])
