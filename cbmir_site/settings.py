@@ -1,5 +1,6 @@
 """All settings, read once from the environment. Every variable is described in docs/operations.md."""
 
+import json
 import os
 import secrets
 from pathlib import Path
@@ -114,7 +115,10 @@ CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", 
 # Files: a folder, or any storage of Django's API (S3 through django-storages) by its dotted path.
 MEDIA_ROOT = Path(os.environ.get("CBMIR_MEDIA_ROOT") or DATA_DIR / "media")
 STORAGES = {
-    "default": {"BACKEND": os.environ.get("CBMIR_STORAGE", "django.core.files.storage.FileSystemStorage")},
+    "default": {
+        "BACKEND": os.environ.get("CBMIR_STORAGE") or "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": json.loads(os.environ.get("CBMIR_STORAGE_OPTIONS") or "{}"),
+    },
     "staticfiles": {
         "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
         if DEBUG
@@ -158,17 +162,25 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TASK_DEFAULT_QUEUE = "ingest"
 CELERY_TASK_ROUTES = {
     "ingest.*": {"queue": "ingest"},
-    "search.*": {"queue": "inference"},
+    "search.answer_query": {"queue": "inference", "priority": 0},  # people first: 0 is Redis' highest
+    "search.*": {"queue": "inference", "priority": 6},
     "ml.*": {"queue": "training"},
 }
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "visibility_timeout": 12 * 3600}
 CELERY_TASK_PUBLISH_RETRY = False  # a lost bell is rung again from the database
-CELERY_BEAT_SCHEDULE = {
-    "ingest-unfinished-files": {"task": "ingest.import_queued_files", "schedule": 30.0},
-    "ml-unfinished-training": {"task": "ml.train_queued_runs", "schedule": 30.0},
-    "search-missing-embeddings": {"task": "search.index_images", "schedule": 30.0},
-    "search-unanswered-queries": {"task": "search.answer_waiting_queries", "schedule": 30.0},
+CELERY_BEAT_SCHEDULE = {  # what has waited long expires: a busy worker needs one look, not many
+    task: {
+        "task": task,
+        "schedule": 30.0,
+        "options": {"expires": 25},
+    }
+    for task in (
+        "ingest.import_queued_files",
+        "ml.train_queued_runs",
+        "search.index_images",
+        "search.answer_waiting_queries",
+    )
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(embedded.run_dir() / "celerybeat-schedule")
 
@@ -199,6 +211,7 @@ SPECTACULAR_SETTINGS = {
 MAX_UPLOAD_BYTES = env_int("CBMIR_MAX_UPLOAD_MB", 512) * 2**20  # one file, or one zip as a whole
 MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # evenly spaced frames of a multi-frame object
 DATA_UPLOAD_MAX_NUMBER_FILES = 5000
+DATA_UPLOAD_MAX_NUMBER_FIELDS = 6 * DATA_UPLOAD_MAX_NUMBER_FILES  # labels of each
 
 LOGGING = {
     "version": 1,

@@ -8,12 +8,14 @@ import hashlib
 import logging
 import time
 import traceback
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
 from django.conf import settings
 from django.core.files.storage import default_storage
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
+from django.db.models import F
 from django.utils import timezone
 
 from ingest.image_file import Frame, ReadImage, RejectedFile
@@ -108,9 +110,10 @@ def import_file(row: UploadedFile) -> list[int]:
             return read_and_store(locked) if locked else []
     except RejectedFile as rejected:
         reject(row, rejected.code, rejected.sentence)
-    except (OperationalError, OSError):
-        raise
     except Exception as error:
+        if is_trouble_of_the_machine(error):
+            queue_again(row)
+            raise
         # Messages may quote the file; where it happened is enough.
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("File %s could not be imported: %s\n%s", row.pk, type(error).__name__, frames)
@@ -120,6 +123,19 @@ def import_file(row: UploadedFile) -> list[int]:
             "This file could not be imported. The administrator finds the cause in the log.",
         )
     return []
+
+
+def is_trouble_of_the_machine(error: Exception) -> bool:
+    """A database or disk that fails, rather than a file that cannot be read."""
+    return isinstance(error, OperationalError | InterfaceError) or (
+        isinstance(error, OSError) and error.errno is not None
+    )
+
+
+def queue_again(row: UploadedFile) -> None:
+    """As if the file had not been claimed. Where even this fails, `release_stuck_files` does it later."""
+    with suppress(DatabaseError):
+        held_by(row).update(state=FileState.QUEUED, attempts=F("attempts") - 1)
 
 
 def held_by(row: UploadedFile) -> UploadedFileQuerySet:

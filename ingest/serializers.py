@@ -10,7 +10,7 @@ from ingest.models import Dataset, FileState, LabelSource, Modality, OrganClass,
 class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
     dataset = serializers.CharField(source="dataset.name", max_length=120, help_text="Made if there is none.")
     label_source = serializers.ChoiceField(choices=LabelSource.choices, default=LabelSource.DICOM)
-    state = serializers.SerializerMethodField(help_text="importing or finished")
+    state = serializers.SerializerMethodField(help_text="empty, importing or finished")
     files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
 
     class Meta:
@@ -18,6 +18,8 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
         fields = ["id", "dataset", "label_source", "created_at", "state", "files"]
 
     def get_state(self, batch: Any) -> str:
+        if not batch.files_total:
+            return "empty"
         return "importing" if batch.files_queued or batch.files_reading else "finished"
 
     def get_files(self, batch: Any) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """The networks kept warm in this process, one per model version. Imports torch: workers and commands only."""
 
 import shutil
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,16 +21,19 @@ def describer_for(version_id: int) -> ImageDescriber:
 
 def checkpoint_dir(version: ModelVersion) -> Path:
     """A local folder with the version's checkpoint, copied from the file storage once per host."""
-    folder = Path(settings.DATA_DIR) / "checkpoints" / str(version.pk)
+    made = version.created_at.strftime("%Y%m%d%H%M%S")  # numbers begin anew with a new database
+    folder = Path(settings.DATA_DIR) / "checkpoints" / f"{version.pk}-{made}"
     if not folder.exists():
-        partial = folder.with_name(f"{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix="partial-"))
         for name in default_storage.listdir(version.checkpoint)[1]:
             with (
                 default_storage.open(f"{version.checkpoint}/{name}") as source,
                 open(partial / name, "wb") as target,
             ):
                 shutil.copyfileobj(source, target)
-        partial.rename(folder)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process was first
+            shutil.rmtree(partial)
     return folder

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from django.contrib.auth.models import AnonymousUser, User
-from django.core.files.base import ContentFile
-from django.core.files.storage import default_storage
 from django.db import transaction
 
 from ingest.bell import ring
@@ -17,6 +15,7 @@ from ingest.models import Image
 from ingest.pseudonyms import group_key_of
 from ingest.reading import RejectedFile, read_image
 from ingest.renditions import decode_rendition, network_rendition, preview, read_rendition
+from ingest.storing import store_once
 from ml.models import ModelVersion
 from search.models import Query, QueryStatus
 
@@ -32,9 +31,7 @@ def ask_with_file(content: bytes, user: User | AnonymousUser | None) -> Query:
     """Record a query for a file's bytes and ring for the inference worker."""
     digest = hashlib.sha256(content).hexdigest()
     name = f"queries/{digest[:2]}/{digest}"
-    if not default_storage.exists(name):
-        name = default_storage.save(name, ContentFile(content))
-    return ask(Query(upload=name, sha256=digest, created_by=account(user)))
+    return ask(Query(upload=store_once(name, content, len(content)), sha256=digest, created_by=account(user)))
 
 
 def ask_with_image(image: Image, user: User | AnonymousUser | None) -> Query:
@@ -99,13 +96,10 @@ def query_rendition(query: Query) -> np.ndarray:
     query.group_key = group_key_of(image, query.sha256)
     rendition = network_rendition(pixels)
     stem = f"queries/{query.sha256[:2]}/{query.sha256}"
-    query.preview = save_once(f"{stem}.preview.jpg", preview(pixels))
-    query.rendition = save_once(f"{stem}.rendition.png", rendition)
+    picture = preview(pixels)
+    query.preview = store_once(f"{stem}.preview.jpg", picture, len(picture))
+    query.rendition = store_once(f"{stem}.rendition.png", rendition, len(rendition))
     return decode_rendition(BytesIO(rendition))
-
-
-def save_once(name: str, content: bytes) -> str:
-    return name if default_storage.exists(name) else default_storage.save(name, ContentFile(content))
 
 
 def store_description(query: Query, version: ModelVersion, seen: "Description") -> None:

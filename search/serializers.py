@@ -15,7 +15,7 @@ MAX_PAGE_SIZE = 100
 
 
 class SeenSerializer(serializers.Serializer[Query]):
-    """What the network sees in a query image. Null until the query is answered."""
+    """What the network sees in a query image. Empty until the query is answered."""
 
     organ = serializers.CharField(source="predicted_organ", read_only=True)
     organ_probability = serializers.FloatField(read_only=True)

@@ -175,6 +175,21 @@ def test_file_that_kills_its_readers_is_given_up(batch: UploadBatch) -> None:
     assert (row.state, row.reason_code) == (FileState.REJECTED, "crashed_reader")
 
 
+def test_a_disk_that_fails_costs_no_file_an_attempt(batch: UploadBatch, media_root: Path) -> None:
+    receive_file(batch, "a.dcm", dicom_bytes(seed=1))
+    (media_root / "renditions").write_text("a file where a folder has to be")
+    for _ in range(importing.MAX_ATTEMPTS + 1):
+        with pytest.raises(OSError, match="renditions"):
+            import_queued()
+    row = batch.files.get()
+    assert (row.state, row.attempts) == (FileState.QUEUED, 0)
+
+    (media_root / "renditions").unlink()
+    import_queued()
+    row.refresh_from_db()
+    assert row.state == FileState.IMPORTED
+
+
 def test_late_reader_leaves_a_row_that_was_taken_over(batch: UploadBatch) -> None:
     receive_file(batch, "a.png", png_bytes())
     slow = claim_next_file()

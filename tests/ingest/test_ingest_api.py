@@ -80,7 +80,7 @@ def test_collection_lists_count_their_images(client_of: ClientOf) -> None:
 def test_batch_from_creation_to_its_end(client_of: ClientOf) -> None:
     client = client_of("integration")
     batch = make_batch(client)
-    assert (batch["dataset"], batch["label_source"], batch["state"]) == ("ward", "dicom", "finished")
+    assert (batch["dataset"], batch["label_source"], batch["state"]) == ("ward", "dicom", "empty")
     url = f"{API}/batches/{batch['id']}/"
     files = [
         posted("a.dcm", dicom_bytes()),

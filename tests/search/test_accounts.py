@@ -114,3 +114,25 @@ def test_create_token_opens_the_api() -> None:
 def test_create_token_needs_an_account() -> None:
     with pytest.raises(CommandError, match="no active account"):
         run("create_token", "robot")
+
+
+def test_an_admin_cannot_become_more_than_an_admin(
+    client_of: Callable[[str | None], Client], user_of: Callable[[str], User]
+) -> None:
+    client, colleague = client_of("admin"), user_of("clinician")
+    form = {"username": colleague.username, "is_active": "on", "is_superuser": "on", "user_permissions": "1"}
+    form |= {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+    response = client.post(f"/admin/auth/user/{colleague.pk}/change/", form)
+    colleague.refresh_from_db()
+    assert response.status_code == 302
+    assert (colleague.is_superuser, colleague.user_permissions.count()) == (False, 0)
+
+
+def test_an_admin_cannot_change_a_superuser(client_of: Callable[[str | None], Client]) -> None:
+    superuser = User.objects.create_superuser("root", password="a long enough password")
+    client = client_of("admin")
+    form = {"password1": "another long password", "password2": "another long password"}
+    assert client.post(f"/admin/auth/user/{superuser.pk}/password/", form).status_code == 403
+    assert client.post(f"/admin/auth/user/{superuser.pk}/change/", {"username": "mine"}).status_code == 403
+    superuser.refresh_from_db()
+    assert (superuser.username, superuser.check_password("a long enough password")) == ("root", True)

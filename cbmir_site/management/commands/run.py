@@ -3,6 +3,7 @@
 import signal
 import socket
 import time
+import urllib.error
 import urllib.request
 from argparse import ArgumentParser
 from pathlib import Path
@@ -37,8 +38,8 @@ class Command(BaseCommand):
                 call_command("collectstatic", verbosity=0, interactive=False)
             first_start.create_first_accounts(console)
             supervisor.start()
-            address = f"http://{'localhost' if host in ('127.0.0.1', '0.0.0.0') else host}:{port}/"
-            _wait_for_page(f"http://127.0.0.1:{port}/healthz", supervisor)
+            address = f"http://{_reachable(host)}:{port}/"
+            _wait_for_page(f"http://{_reachable(host)}:{port}/healthz", supervisor)
             console.print(f"The page is up at [bold]{address}[/bold]")
             first_start.fill(console, data, supervisor.watch)
             console.print(
@@ -71,12 +72,21 @@ def _check_port(host: str, port: int) -> None:
             raise CommandError(f"Port {port} is taken; choose another one: make run PORT=8080") from error
 
 
+def _reachable(host: str) -> str:
+    """An address of this machine under which a server that listens on `host` answers."""
+    return "localhost" if host in ("127.0.0.1", "0.0.0.0") else host
+
+
 def _wait_for_page(url: str, supervisor: Supervisor, seconds: float = 60) -> None:
+    """Wait for any answer: a refused host name or a redirect to HTTPS comes from a running server too."""
+    page = urllib.request.Request(url, headers={"X-Forwarded-Proto": "https"})
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(page, timeout=2):
                 return
+        except urllib.error.HTTPError:
+            return
         except OSError:
             supervisor.watch()
             time.sleep(0.1)

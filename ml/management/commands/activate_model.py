@@ -11,7 +11,7 @@ from ml.workers import worker_listens_to
 
 NO_WORKER = (
     "{version} goes into service when the collection is indexed with it. No inference worker is there: "
-    "start one, or run manage.py index_images."
+    "start one."
 )
 
 
