@@ -15,6 +15,7 @@ from tests import factories
 from tests.browser.actions import dicom_file, expect_loaded, png_file, search_with
 from tests.browser.conftest import OpenPage
 from tests.browser.services import Services, wait_until
+from tests.browser.watch import Watch
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("model_version")]
 PATIENT = ("Meier", "Anna", "PID-4711", "19610203", "1961-02-03")
@@ -148,7 +149,7 @@ def names_anybody(page: Page) -> list[str]:
     return [word for word in PATIENT if word in content]
 
 
-def test_nothing_chosen_is_told(open_page: OpenPage, watch: Any) -> None:
+def test_nothing_chosen_is_told(open_page: OpenPage, watch: Watch) -> None:
     watch.expect(422)
     page = open_page("curator", "/imports/new/")
     page.get_by_label("Data set").fill("none")
@@ -159,7 +160,7 @@ def test_nothing_chosen_is_told(open_page: OpenPage, watch: Any) -> None:
     expect(page.get_by_label("Data set")).to_have_value("none")
 
 
-def test_clinician_may_not_import(open_page: OpenPage, watch: Any) -> None:
+def test_clinician_may_not_import(open_page: OpenPage, watch: Watch) -> None:
     watch.expect(403)
     page = open_page("clinician")
     expect(page.get_by_role("link", name="Imports")).to_have_count(0)

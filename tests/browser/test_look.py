@@ -11,6 +11,7 @@ from tests import factories
 from tests.browser.actions import png_file, search_with
 from tests.browser.conftest import OpenPage
 from tests.browser.services import wait_until
+from tests.browser.watch import Watch
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("collection")]
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
@@ -88,7 +89,7 @@ def test_light_is_kept_once_chosen(open_page: OpenPage) -> None:
     assert page.evaluate(BACKGROUND) == dark
 
 
-def test_page_that_is_not_there_says_so(open_page: OpenPage, watch: object) -> None:
+def test_page_that_is_not_there_says_so(open_page: OpenPage, watch: Watch) -> None:
     watch.expect(404)
     page = open_page(path="/images/999999999/")
 

@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import OpenPage
+from tests.browser.watch import Watch
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("database")]
 PASSWORD = "a long enough password"
@@ -45,7 +46,7 @@ def test_signing_out_closes_the_pages(open_page: OpenPage) -> None:
     expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
-def test_account_without_a_role_is_told(open_page: OpenPage, watch: Any) -> None:
+def test_account_without_a_role_is_told(open_page: OpenPage, watch: Watch) -> None:
     watch.expect(403)
     page = open_page("nobody")
     expect(page.get_by_role("heading", name="Not for this account")).to_be_visible()
