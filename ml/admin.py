@@ -219,7 +219,7 @@ class EvaluationAdmin(ReadOnlyAdmin):
 
     @admin.display(description="mAP with the predicted class")
     def mean_average_precision(self, evaluation: Evaluation) -> str:
-        return percent(evaluation.metrics.get("map_with_predicted_class"))
+        return percent(evaluation.metrics["retrieval"]["predicted"]["organ"]["map"])
 
 
 def percent(share: float | None) -> str:
