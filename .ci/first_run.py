@@ -1,4 +1,4 @@
-"""`make run` as on a fresh machine, with the product's own packages alone: comes up searchable, stops clean."""
+"""`make run` on a fresh machine, with the product's own packages alone: gets searchable, stops clean."""
 
 import os
 import signal
