@@ -167,7 +167,12 @@ CELERY_TASK_ROUTES = {
     "ml.*": {"queue": "training"},
 }
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 2, "visibility_timeout": 12 * 3600}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_connect_timeout": 2,
+    "visibility_timeout": 12 * 3600,
+    "max_retries": 1,  # nobody waits for a broker that is down
+    "interval_start": 0,
+}
 CELERY_TASK_PUBLISH_RETRY = False  # a lost bell is rung again from the database
 CELERY_BEAT_SCHEDULE = {  # what has waited long expires: a busy worker needs one look, not many
     task: {
