@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -32,9 +33,17 @@ class TrainingRun(models.Model):
     recipe = models.CharField(
         max_length=16, choices=[("default", "default"), ("paper", "paper")], default="default"
     )
-    epochs = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: the recipe's own number.")
+    epochs = models.PositiveIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Empty: the recipe's own number.",
+    )
     max_seconds = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Fit the number of epochs into this time. Empty: no limit."
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Fit the number of epochs into this time. Empty: no limit.",
     )
     datasets = models.ManyToManyField(Dataset, blank=True, help_text="None chosen: all data sets.")
     device = models.CharField(

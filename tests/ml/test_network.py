@@ -1,0 +1,162 @@
+"""The paper's network, its preprocessing, projection, checkpoint and describer."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ml.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from ml.inference import ImageDescriber
+from ml.network import (
+    NetworkShape,
+    OrganNetwork,
+    device_for,
+    initialise_as_paper,
+    trainable_parameters,
+)
+from ml.preprocess import Preprocessing, augment
+from ml.projection import fit_projection
+from tests.factories import make_pixels, save_tiny_checkpoint, tiny_shape
+
+# Kernel size, channels in and out of each convolution; inputs and outputs of each layer above.
+PAPER_CONVOLUTIONS = [(11, 1, 64), (5, 64, 192), (5, 192, 384), (3, 384, 256), (3, 256, 256)]
+PAPER_LAYERS = [(256 * 6 * 6, 4096), (4096, 4096), (4096, 4096), (4096, 24)]
+
+
+def renditions(number: int) -> np.ndarray:
+    return np.stack([make_pixels(seed, ("brain", "chest")[seed % 2], 256) for seed in range(number)])
+
+
+def test_the_network_has_the_paper_layers() -> None:
+    with torch.device("meta"):
+        network = OrganNetwork(NetworkShape(organs=24))
+        seen = network.eval()(torch.empty(2, 1, 224, 224))
+    expected = sum(k * k * i * o + o for k, i, o in PAPER_CONVOLUTIONS) + sum(
+        i * o + o for i, o in PAPER_LAYERS
+    )
+    assert trainable_parameters(network) == expected
+    assert (seen.fc1.shape, seen.organ_logits.shape, seen.modality_logits) == ((2, 4096), (2, 24), None)
+    assert network.conv1.stride == (4, 4)
+
+
+def test_the_modality_head_stands_on_fc3() -> None:
+    network = OrganNetwork(tiny_shape(3, 5)).eval()
+    seen = network(torch.rand(1, 1, 224, 224))
+    assert seen.organ_logits.shape == (1, 3)
+    assert seen.modality_logits is not None
+    assert seen.modality_logits.shape == (1, 5)
+    assert (seen.fc1 >= 0).all()  # after ReLU
+
+
+def test_the_paper_initialisation() -> None:
+    network = OrganNetwork(NetworkShape(organs=24))
+    initialise_as_paper(network)
+    biases = {name: p.unique().tolist() for name, p in network.named_parameters() if name.endswith("bias")}
+    ones = {f"{name}.bias" for name in ("conv2", "conv4", "conv5", "fc1", "fc2", "fc3")}
+    assert {name for name, values in biases.items() if values == [1.0]} == ones
+    assert all(values == [0.0] for name, values in biases.items() if name not in ones)
+    assert network.fc1.weight.std().item() == pytest.approx(0.01, rel=0.01)
+    assert network.fc1.weight.mean().item() == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_told() -> None:
+    with pytest.raises(ValueError, match="no CUDA device"):
+        device_for("cuda")
+
+
+def test_preprocessing_takes_the_centre() -> None:
+    image = np.zeros((1, 256, 256), np.uint8)
+    image[0, 16:240, 16:240] = 255
+    x = Preprocessing(mean=0.5, std=0.25)(image)
+    assert (x.shape, x.dtype) == ((1, 1, 224, 224), torch.float32)
+    assert x.unique().tolist() == [2.0]
+
+
+def test_augmented_views_differ_and_repeat_by_seed() -> None:
+    images = renditions(3)
+    first, again, other = (
+        augment(images, Preprocessing(), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+    )
+    assert first.shape == (3, 1, 224, 224)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.isfinite(first).all()
+
+
+def test_projection_keeps_what_pca_keeps() -> None:
+    rng = np.random.default_rng(0)
+    fc1 = (rng.standard_normal((300, 40)) @ rng.standard_normal((40, 4096))).astype(np.float32)
+    fc1 += 0.01 * rng.standard_normal(fc1.shape).astype(np.float32)
+    projection = fit_projection(fc1, 64)
+    assert np.allclose(projection.components @ projection.components.T, np.eye(64), atol=1e-4)
+    kept = np.var(projection(fc1), axis=0).sum()
+    singular = np.linalg.svd(fc1 - fc1.mean(0), compute_uv=False)[:64]
+    assert kept == pytest.approx((singular**2).sum() / len(fc1), rel=1e-3)
+
+
+def test_a_projected_distance_never_exceeds_the_distance() -> None:
+    fc1 = np.random.default_rng(1).random((50, 4096), np.float32)
+    projection = fit_projection(fc1)  # fewer samples than dimensions
+    projected = projection(fc1)
+    for n in range(1, 50):
+        near, far = np.linalg.norm(projected[0] - projected[n]), np.linalg.norm(fc1[0] - fc1[n])
+        assert near <= far * 1.0001
+
+
+def test_a_checkpoint_rebuilds_everything(tmp_path: Path) -> None:
+    network = OrganNetwork(tiny_shape())
+    projection = fit_projection(np.random.default_rng(0).random((30, 4096), np.float32))
+    saved = Checkpoint(
+        network, Preprocessing(0.3, 0.2), projection, ["a", "b"], ["CT", "MR"], "paper", {"x": 1}
+    )
+    save_checkpoint(saved, tmp_path)
+    loaded = load_checkpoint(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
+    assert (loaded.preprocessing, loaded.organs, loaded.modalities) == (
+        saved.preprocessing,
+        saved.organs,
+        saved.modalities,
+    )
+    assert (loaded.recipe, loaded.metrics) == ("paper", {"x": 1})
+    assert np.array_equal(loaded.projection.components, projection.components)
+    x = torch.rand(2, 1, 224, 224)
+    assert torch.equal(loaded.network(x).fc1, network.eval()(x).fc1)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path)
+    description = json.loads((tmp_path / "model.json").read_text())
+    weights = (tmp_path / "model.safetensors").read_bytes()
+
+    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path)
+
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    (tmp_path / "model.json").write_text(json.dumps({**description, "format_version": 99}))
+    with pytest.raises(CheckpointError, match="format version 99"):
+        load_checkpoint(tmp_path)
+
+    shape = {**description["architecture"], "fc2": 64}
+    (tmp_path / "model.json").write_text(json.dumps({**description, "architecture": shape}))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        load_checkpoint(tmp_path)
+
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / "nowhere")
+
+
+def test_an_image_is_described_alike_alone_and_among_others(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path)
+    describer = ImageDescriber.from_checkpoint(tmp_path)
+    images = renditions(40)  # more than a batch
+    together = describer.describe(images)
+    assert together.organ_probabilities.sum(1) == pytest.approx(np.ones(40), abs=1e-5)
+    assert together.modality_probabilities is not None
+    for n in (0, 33):
+        alone = describer.describe(images[n : n + 1])
+        assert np.allclose(alone.fc1[0], together.fc1[n], atol=1e-4)
+        assert np.allclose(alone.projection[0], together.projection[n], atol=1e-3)

@@ -1,0 +1,97 @@
+"""The training loop on tiny data: it learns, stops, and takes up again where it was."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ml.recipes import RECIPES
+from ml.schedule import Schedule
+from ml.training import Progress, Stopped, TrainingData, train
+from tests.factories import make_pixels, tiny_shape
+
+
+def data(number: int, seed: int = 0) -> TrainingData:
+    organs = np.arange(number) % 2
+    pictures = [make_pixels(seed + n, ("brain", "chest")[n % 2], 256) for n in range(number)]
+    return TrainingData(np.stack(pictures), organs.astype(np.int64), organs.astype(np.int64))
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in network.parameters()])
+
+
+def test_the_default_recipe_tells_two_shapes_apart() -> None:
+    _network, _preprocessing, history = train(
+        data(48), data(16, 1000), tiny_shape(), RECIPES["default"], epochs=12, device="cpu"
+    )
+    assert [result.epoch for result in history] == list(range(1, 13))
+    assert history[-1].train_loss < history[0].train_loss
+    assert history[-1].val_accuracy is not None
+    assert history[-1].val_accuracy >= 0.9
+
+
+def test_the_paper_recipe_trains_the_organ_head_alone() -> None:
+    recipe = RECIPES["paper"]
+    network, _preprocessing, history = train(
+        data(8), data(4, 1000), tiny_shape(2, 0), recipe, epochs=1, device="cpu"
+    )
+    assert network.modality_head is None
+    assert history[0].val_modality_accuracy is None
+    assert (recipe.optimiser, recipe.learning_rate, recipe.epochs) == ("sgd", 1e-4, 30)
+
+
+def test_a_stopped_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
+    arguments = (data(12), data(4, 1000), tiny_shape(), RECIPES["default"])
+    straight, _, history = train(*arguments, epochs=3, device="cpu")
+
+    stop = {"now": False}
+
+    def stop_after_first(progress: Progress) -> None:
+        stop["now"] = progress.finished_epoch is None and progress.epoch == 1
+
+    with pytest.raises(Stopped):
+        train(
+            *arguments,
+            epochs=3,
+            device="cpu",
+            resume_dir=tmp_path,
+            on_progress=stop_after_first,
+            should_stop=lambda: stop["now"],
+        )
+    resumed, _, resumed_history = train(*arguments, epochs=3, device="cpu", resume_dir=tmp_path)
+    assert [result.epoch for result in resumed_history] == [1, 2, 3]
+    assert len(history) == len(resumed_history)
+    assert torch.allclose(weights(straight), weights(resumed), atol=0.05)
+
+
+def test_a_time_limit_shortens_the_schedule() -> None:
+    seen: list[Progress] = []
+    train(
+        data(64),
+        data(4, 1000),
+        tiny_shape(),
+        RECIPES["default"],
+        epochs=10_000,
+        max_seconds=2,
+        device="cpu",
+        on_progress=seen.append,
+    )
+    assert 1 <= seen[-1].epoch < 10_000
+
+
+def test_the_learning_rate_of_the_recipes() -> None:
+    schedule = Schedule(total_steps=1000, steps_per_epoch=100)
+    rates = []
+    for schedule.step in range(0, 1000, 50):
+        rates.append(schedule.learning_rate(RECIPES["default"]))
+        assert schedule.learning_rate(RECIPES["paper"]) == 1e-4
+    assert rates[0] < max(rates) <= RECIPES["default"].learning_rate * 1.01
+    assert rates[-1] < 0.05 * max(rates)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_device_is_told_before_anything_is_trained() -> None:
+    with pytest.raises(ValueError, match="no CUDA device"):
+        train(data(4), data(2), tiny_shape(), RECIPES["default"], device="cuda")
