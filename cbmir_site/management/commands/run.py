@@ -26,8 +26,8 @@ class Command(BaseCommand):
 
     def handle(self, *, host: str, port: int, data: Path | None, **options: Any) -> None:
         console = Console(stderr=True, highlight=False)
-        signal.signal(signal.SIGTERM, _interrupt)
-        signal.signal(signal.SIGHUP, _interrupt)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's "&" has SIGINT ignored
+            signal.signal(number, _interrupt)
         if data and not data.is_dir():
             raise CommandError(f"There is no folder {data}.")
         supervisor = Supervisor(default_services(host, port), report=console.print)
