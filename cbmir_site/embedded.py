@@ -90,9 +90,10 @@ def _forget_dead_handles(folder: Path) -> None:
 
 
 def _forget_dead_server(folder: Path) -> None:
-    """A killed server that PID 1 has not reaped yet still counts as running, for PostgreSQL and the package.
+    """Remove the lock file of a killed server once no process of it works in its folder any more.
 
-    Its lock file is removed once no process of it works in its folder any more.
+    PostgreSQL and the package take it for running while PID 1 has not reaped it, and after a restart of the
+    machine when another program has its number.
     """
     lock = folder / "postmaster.pid"
     deadline = time.monotonic() + SERVER_END_SECONDS
@@ -117,11 +118,12 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
 
 
 def postgres_is_running() -> bool:
-    """Whether the postmaster named in the data directory is alive."""
+    """Whether the postmaster named in the data directory is alive, and not a later process of its number."""
+    folder = data_dir() / "postgres"
     try:
-        pid = int((data_dir() / "postgres" / "postmaster.pid").read_text().split("\n", 1)[0])
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except (OSError, ValueError, psutil.NoSuchProcess):
+        pid = int((folder / "postmaster.pid").read_text().split("\n", 1)[0])
+        return str(folder) in psutil.Process(pid).cmdline()
+    except (OSError, ValueError, psutil.Error):
         return False
 
 
