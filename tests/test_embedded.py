@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,18 +19,23 @@ from tests.installation import PATIENCE_SECONDS, ROOT, Installation, wait_until
 JOIN = "from cbmir_site import embedded; print(embedded.start_postgres(), flush=True); input()"
 
 
+def run_python(data_dir: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env={k: v for k, v in os.environ.items() if k not in ("DATABASE_URL", "REDIS_URL")}
+        | {"CBMIR_DATA_DIR": str(data_dir)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
 class Joined:
     """A process that has joined the server of a data directory, until it is told to leave or killed."""
 
     def __init__(self, data_dir: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", JOIN],
-            cwd=ROOT,
-            env={**os.environ, "CBMIR_DATA_DIR": str(data_dir)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.process = run_python(data_dir, "-c", JOIN)
         assert self.process.stdout
         self.url = self.process.stdout.readline().strip()
 
@@ -94,6 +100,29 @@ def test_a_killed_server_starts_again(data_dir: Path) -> None:
     assert embedded.postgres_is_running()
     assert int((data_dir / "postgres" / "postmaster.pid").read_text().split("\n")[0]) != before
     later.leave()
+
+
+def test_a_first_start_killed_in_the_middle_leaves_nothing_half_made(data_dir: Path) -> None:
+    killed = run_python(data_dir, "-c", JOIN)
+    wait_until(lambda: list(data_dir.glob("postgres-new-*/PG_VERSION")), "the first files")
+    Installation(data_dir).kill()
+    killed.wait()
+
+    later = Joined(data_dir)
+    assert embedded.postgres_is_running()
+    assert not list(data_dir.glob("postgres-new-*"))
+    later.leave()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_stopped_while_the_server_starts_takes_it_along(
+    data_dir: Path, number: signal.Signals
+) -> None:
+    stopped = run_python(data_dir, "manage.py", "shell")
+    wait_until(lambda: list(data_dir.glob("postgres-new-*/PG_VERSION")), "the first files")
+    stopped.send_signal(number)
+    assert stopped.wait(PATIENCE_SECONDS) != 0
+    assert not Installation(data_dir).processes()
 
 
 def test_a_lock_that_names_a_foreign_process_is_forgotten(data_dir: Path) -> None:

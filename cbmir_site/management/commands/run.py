@@ -1,11 +1,13 @@
 """`make run`: everything that serves a searchable collection, in one command, on one machine."""
 
+import errno
 import signal
 import socket
 import time
 import urllib.error
 import urllib.request
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,12 @@ class Command(BaseCommand):
 
     def handle(self, *, host: str, port: int, data: Path | None, **options: Any) -> None:
         console = Console(stderr=True, highlight=False)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a shell's "&" has SIGINT ignored
-            signal.signal(number, _interrupt)
+        _handle_interrupts(_interrupt)  # SIGINT, too: a shell's "&" has it ignored
         if data and not data.is_dir():
             raise CommandError(f"There is no folder {data}.")
         supervisor = Supervisor(default_services(host, port), report=console.print)
         try:
+            supervisor.claim()
             with console.status("Preparing the database and the pages"):
                 _check_port(host, port)
                 call_command("migrate", verbosity=0, interactive=False)
@@ -53,6 +55,7 @@ class Command(BaseCommand):
         except AlreadyRunning:
             raise CommandError(f"It already runs on the data directory {embedded.data_dir()}.") from None
         finally:
+            _handle_interrupts(signal.SIG_IGN)  # a second Ctrl-C would leave the rest running
             supervisor.stop()
 
 
@@ -60,16 +63,28 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def _check_port(host: str, port: int) -> None:
-    """Leftovers of a killed run may hold the port; they are ended before the web server starts."""
-    if Supervisor([], report=print).leftovers_exist():
-        return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise CommandError(f"Port {port} is taken; choose another one: make run PORT=8080") from error
+def _handle_interrupts(handler: Callable[..., None] | signal.Handlers) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, handler)
+
+
+def _check_port(host: str, port: int, seconds: float = 3) -> None:
+    """What was ended just now may hold the port a moment longer."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                return
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise CommandError(f"Cannot listen on {host}:{port}: {error.strerror}.") from error
+                if time.monotonic() > deadline:
+                    raise CommandError(
+                        f"Port {port} is taken; choose another one: make run PORT=8080"
+                    ) from error
+        time.sleep(0.1)
 
 
 def _reachable(host: str) -> str:
