@@ -6,16 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 from django.contrib.auth import get_user_model
-from django.core.management import call_command
-from django.db import OperationalError, transaction
+from django.core.management import CommandError, call_command
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.utils.text import slugify
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from ingest.bell import ring
-from ingest.models import Dataset, Image
-from ml.models import ModelVersion, RunStatus, TrainingRun
+from ingest.folders import files_under
+from ingest.labels import clean_path, manifest_path
+from ingest.models import FileState, Image, UploadedFile, UploadedFileQuerySet
+from ml.models import ModelVersion, TrainingRun
 from search.roles import create_account
 
 DEMO = "demo"
@@ -43,12 +45,12 @@ def create_first_accounts(console: Console) -> None:
 
 def fill(console: Console, data: Path | None, watch: Callable[[], None]) -> None:
     """Import a first collection and train a first model on it; takes up again what was interrupted."""
-    name = slugify(data.resolve().name) if data else DEMO
+    name = (slugify(data.resolve().name) or "data") if data else DEMO
     fresh = not TrainingRun.objects.exists()
-    if (fresh and (data or not Image.objects.exclude(dataset__name=DEMO).exists())) or (
-        data and not Dataset.objects.filter(name=name).exists()
-    ):
+    if has_unknown_files(data, name) if data else fresh and not has_other_images():
         import_collection(console, data, name)
+    if data and not files_of(name).exclude(state=FileState.REJECTED).exists():
+        raise CommandError(f"There is no image that can be read in the folder {data}.")
     if fresh and Image.objects.exists():
         with transaction.atomic():
             seconds = FIRST_TRAINING_SECONDS if data else DEMO_TRAINING_SECONDS
@@ -58,6 +60,21 @@ def fill(console: Console, data: Path | None, watch: Callable[[], None]) -> None
             ring("ml.train_queued_runs")
     if ModelVersion.objects.active() is None:
         follow_first_training(console, watch)
+
+
+def files_of(name: str) -> UploadedFileQuerySet:
+    return UploadedFile.objects.filter(batch__dataset__name=name)
+
+
+def has_unknown_files(data: Path, name: str) -> bool:
+    """Whether the data set of that name lacks a file of the folder, or has one that is not imported yet."""
+    paths = {clean_path(file.path) for file in files_under(data)}
+    known = set(files_of(name).values_list("path", flat=True))
+    return bool(paths - known - {manifest_path(paths)}) or files_of(name).unfinished().exists()
+
+
+def has_other_images() -> bool:
+    return Image.objects.exclude(dataset__name=DEMO).exists()
 
 
 def import_collection(console: Console, data: Path | None, name: str) -> None:
@@ -97,17 +114,19 @@ def follow_first_training(console: Console, watch: Callable[[], None]) -> None:
                     progress.update(indexing, visible=True, completed=1.0, detail="done")
                     return
                 run = TrainingRun.objects.order_by("id").first()
-                if run is None or run.status in (RunStatus.FAILED, RunStatus.CANCELLED):
-                    console.print(
-                        f"[red]The first training did not succeed:[/red] {run.error if run else ''}"
-                    )
+                version = ModelVersion.objects.in_service().first()
+                if version is None and (run is None or run.is_finished):
+                    console.print(f"[red]No model is in service.[/red] {run.error if run else ''}")
                     return
-                progress.update(training, completed=run.fraction_done, detail=training_detail(run))
-                if version := ModelVersion.objects.in_service().first():
+                if run:
+                    progress.update(training, completed=run.fraction_done, detail=training_detail(run))
+                if version:
                     done, total = version.embeddings.count(), Image.objects.count()
-                    progress.update(indexing, visible=True, completed=done / total, detail=f"{done}/{total}")
-            except OperationalError:
-                pass  # the database is being brought back
+                    progress.update(
+                        indexing, visible=True, completed=done / max(total, 1), detail=f"{done}/{total}"
+                    )
+            except (OperationalError, InterfaceError):
+                connection.close()  # the database is being brought back
             time.sleep(0.5)
 
 
