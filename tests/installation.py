@@ -3,20 +3,17 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
-PATIENCE_SECONDS = 120
+from tests.processes import PATIENCE_SECONDS, ROOT, free_port, wait_until
 
 # Six images and a version to describe them with, so that nothing is imported or trained at the start.
 SETTLE = """
@@ -27,19 +24,6 @@ for number in range(6):
 factories.make_model_version()
 TrainingRun.objects.create(status=RunStatus.SUCCEEDED)
 """
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

@@ -11,7 +11,8 @@ import psutil
 import pytest
 import requests
 
-from tests.installation import Installation, wait_until
+from tests.installation import Installation
+from tests.processes import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,10 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import redis
 from celery import current_app
-from django.conf import settings
-from django.db import connection
 
 from cbmir_site.supervisor import default_services
 from ingest.models import FileState, Image
@@ -23,7 +20,7 @@ from search import answering
 from search.models import Embedding, Query, QueryStatus
 from search.tasks import answer_waiting_queries, index_images
 from tests.factories import dicom_bytes, make_image, png_bytes
-from tests.installation import ROOT, wait_until
+from tests.processes import ROOT, environment, wait_until
 
 Start = Callable[[str], subprocess.Popen[bytes]]
 
@@ -32,20 +29,13 @@ Start = Callable[[str], subprocess.Popen[bytes]]
 def start(transactional_db: None, tmp_path: Path) -> Iterator[Start]:
     """Starts the worker of a queue, as `manage.py run` does; all are killed at the end."""
     workers: list[subprocess.Popen[bytes]] = []
-    name = connection.settings_dict["NAME"]
-    environment = {
-        **os.environ,
-        "DATABASE_URL": urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{name}").geturl(),
-        "CBMIR_DATA_DIR": str(settings.DATA_DIR),
-        "CBMIR_MEDIA_ROOT": str(settings.MEDIA_ROOT),
-    }
 
     def start_worker(queue: str) -> subprocess.Popen[bytes]:
         (command,) = [s.command for s in default_services("127.0.0.1", 0) if s.name == queue]
         with open(tmp_path / f"{queue}.log", "ab") as log:
             workers.append(
                 subprocess.Popen(
-                    command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
+                    command, cwd=ROOT, env=environment(), stdout=log, stderr=log, start_new_session=True
                 )
             )
         return workers[-1]

@@ -18,8 +18,9 @@ from ingest.models import Image
 from ml.models import ModelVersion
 from search.models import Embedding
 from tests import factories
-from tests.browser.services import Services, wait_until
+from tests.browser.services import Services
 from tests.browser.watch import Watch
+from tests.processes import wait_until
 
 CHROMIUM_NAMES = ["chromium", "chromium-browser", "google-chrome"]
 CHROMIUM_ARGUMENTS = [

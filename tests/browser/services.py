@@ -2,30 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from django.db import connection
 
 from cbmir_site.supervisor import Service, default_services
+from tests.processes import ROOT, environment, free_port, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {"web", "inference", "ingest", "training"}
-PATIENCE_SECONDS = 60
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.05)
 
 
 @dataclass
@@ -52,7 +39,7 @@ class Services:
             return subprocess.Popen(
                 service.command,
                 cwd=ROOT,
-                env=environment(self.media_root),
+                env=environment(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -79,15 +66,3 @@ class Services:
             os.killpg(process.pid, signal.SIGKILL)
         for process in self.processes.values():
             process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def environment(media_root: Path) -> dict[str, str]:
-    """The test's own environment, with the test database and the test's file storage."""
-    url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
-    return {**os.environ, "DATABASE_URL": url, "CBMIR_MEDIA_ROOT": str(media_root)}

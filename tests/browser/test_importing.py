@@ -14,8 +14,9 @@ from search.models import Embedding
 from tests import factories
 from tests.browser.actions import dicom_file, expect_loaded, png_file, search_with
 from tests.browser.conftest import OpenPage
-from tests.browser.services import Services, wait_until
+from tests.browser.services import Services
 from tests.browser.watch import Watch
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("model_version")]
 PATIENT = ("Meier", "Anna", "PID-4711", "19610203", "1961-02-03")

@@ -35,6 +35,9 @@ def tab_to(page: Page, target: Locator) -> None:
 
 def test_results_are_reached_by_keyboard_alone(open_page: OpenPage, people: dict[str, Any]) -> None:
     page = open_page(None)
+    page.on(
+        "filechooser", lambda _: None
+    )  # from now on: asked for with the key press, it would come too late
     page.keyboard.type(people["clinician"].username)  # the name has the focus from the start
     tab_to(page, page.get_by_label("Password"))
     page.keyboard.type("a long enough password")

@@ -10,8 +10,8 @@ from ml.models import ModelVersion, TrainingRun
 from tests import factories
 from tests.browser.actions import png_file, search_with
 from tests.browser.conftest import OpenPage
-from tests.browser.services import wait_until
 from tests.browser.watch import Watch
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("collection")]
 WIDE, NARROW = {"width": 1400, "height": 900}, {"width": 390, "height": 844}

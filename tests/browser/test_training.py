@@ -8,7 +8,8 @@ from playwright.sync_api import Locator, Page, expect
 from ml.models import ModelVersion, TrainingRun
 from tests.browser.actions import png_file, search_with
 from tests.browser.conftest import OpenPage
-from tests.browser.services import Services, wait_until
+from tests.browser.services import Services
+from tests.processes import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("collection")]
 EPOCHS = 2

@@ -132,6 +132,19 @@ def test_slices_of_a_patient_share_study_and_series(files: dict[str, Dataset]) -
     assert len({ds.SOPInstanceUID for ds in files.values()}) == len(files)
 
 
+def test_slices_lie_above_each_other_in_the_frame_of_their_patient(files: dict[str, Dataset]) -> None:
+    positions: dict[str, list[float]] = {}
+    for path, ds in sorted(files.items()):
+        assert ds.ImageType[:2] == ["ORIGINAL", "PRIMARY"]
+        assert (ds.Modality in {"CT", "MR", "PT"}) == ("FrameOfReferenceUID" in ds), path
+        if "FrameOfReferenceUID" in ds:
+            assert ds.ImageOrientationPatient == [1, 0, 0, 0, 1, 0]
+            positions.setdefault(ds.FrameOfReferenceUID, []).append(ds.ImagePositionPatient[2])
+            assert ds.SliceThickness == 5
+    assert all(found == [0, 5] for found in positions.values())
+    assert len(positions) == PATIENTS * sum(p.modality in {"CT", "MR", "PT"} for p in PHANTOMS)
+
+
 def test_ct_is_in_hounsfield_units(of_modality: Callable[[str], list[Dataset]]) -> None:
     for ds in of_modality("CT"):
         assert (ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType) == (-1024, 1, "HU")

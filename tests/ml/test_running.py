@@ -1,13 +1,10 @@
 """Training runs: from a row to a model version, whatever happens on the way."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -22,9 +19,9 @@ from ml.running import execute, resume
 from ml.serving import checkpoint_dir
 from ml.training_images import select_images, validation_groups
 from tests.factories import make_image
+from tests.processes import ROOT, environment, wait_until
 
 TINY = {"channels": (4, 4, 4, 4, 4), "fc2": 32, "fc3": 32}
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -265,12 +262,12 @@ def test_killed_worker_is_replaced(tmp_path: Path) -> None:
         make_image(seed, organ=("brain", "chest")[seed % 2])
     run = make_run(epochs=10_000)
     worker = start_worker(run)
-    wait_until(lambda: TrainingRun.objects.get(pk=run.pk).progress.get("epoch"))
+    wait_until(lambda: TrainingRun.objects.get(pk=run.pk).progress.get("epoch"), "the first epoch")
     assert train(run).status == RunStatus.RUNNING  # the worker has it
 
     worker.send_signal(signal.SIGKILL)
     worker.wait()
-    wait_until(lambda: lock_run(run.pk))
+    wait_until(lambda: lock_run(run.pk), "the lock")
     unlock_run(run.pk)
     run.refresh_from_db()
     assert run.status == RunStatus.RUNNING
@@ -280,20 +277,5 @@ def test_killed_worker_is_replaced(tmp_path: Path) -> None:
 
 
 def start_worker(run: TrainingRun) -> subprocess.Popen[bytes]:
-    url = urlsplit(os.environ["DATABASE_URL"])._replace(path=f"/{connection.settings_dict['NAME']}").geturl()
-    environment = {
-        **os.environ,
-        "DJANGO_SETTINGS_MODULE": "cbmir_site.settings",
-        "DATABASE_URL": url,
-        "CBMIR_DATA_DIR": str(settings.DATA_DIR),
-        "CBMIR_MEDIA_ROOT": str(settings.MEDIA_ROOT),
-    }
     command = [sys.executable, "-c", WORKER.format(run=run.pk, sizes=TINY)]
-    return subprocess.Popen(command, cwd=ROOT, env=environment)
-
-
-def wait_until(condition: Any, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    return subprocess.Popen(command, cwd=ROOT, env=environment())
