@@ -10,7 +10,7 @@ from pydicom import uid
 from pydicom.dataset import Dataset, FileMetaDataset
 
 from ingest.phantoms.anatomy import PHANTOMS, Phantom
-from ingest.phantoms.shapes import Canvas, Patient, move
+from ingest.phantoms.shapes import SIZE, Canvas, Patient, move
 
 SOP_CLASSES = {
     "CT": uid.CTImageStorage,
@@ -22,6 +22,8 @@ SOP_CLASSES = {
     "OP": uid.OphthalmicPhotography8BitImageStorage,
 }
 NOISE = {"CT": 0.025, "MR": 0.03, "DX": 0.015, "MG": 0.015, "US": 0.0, "PT": 0.03, "OP": 0.01}
+TOMOGRAPHIC = {"CT", "MR", "PT"}  # slices of a volume
+SLICE_THICKNESS_MM = 5
 HU_CENTER, HU_WIDTH = 40, 400
 
 
@@ -83,6 +85,12 @@ def _describe(phantom: Phantom, patient: int, number: int, seed: int) -> Dataset
     ds.Modality, ds.Manufacturer = phantom.modality, "CBMIR phantom"
     ds.BodyPartExamined = phantom.body_part_examined
     ds.SeriesNumber, ds.InstanceNumber = 1, number
+    ds.ImageType = ["ORIGINAL", "PRIMARY", *{"CT": ["AXIAL"], "MR": ["OTHER"]}.get(phantom.modality, [])]
+    if phantom.modality in TOMOGRAPHIC:
+        ds.FrameOfReferenceUID = uid.generate_uid(entropy_srcs=[*entropy, "frame of reference"])
+        ds.ImagePositionPatient = [-SIZE / 2, -SIZE / 2, float(SLICE_THICKNESS_MM * (number - 1))]
+        ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        ds.SliceThickness = SLICE_THICKNESS_MM
     if phantom.modality in ("DX", "MG"):
         ds.ViewPosition = "CC" if phantom.modality == "MG" else "AP"
     return ds
