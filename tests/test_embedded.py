@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from cbmir_site import embedded
-from tests.installation import PATIENCE_SECONDS, ROOT, Installation, wait_until
+from tests.installation import Installation
+from tests.processes import PATIENCE_SECONDS, ROOT, wait_until
 
 JOIN = "from cbmir_site import embedded; print(embedded.start_postgres(), flush=True); input()"
 

@@ -24,7 +24,8 @@ from ingest.receiving import open_batch, receive_file
 from ml.models import ModelVersion, RunStatus, TrainingRun, VersionStatus
 from search.roles import create_roles
 from tests.factories import dicom_bytes, make_image, make_model_version, make_pixels, png_bytes
-from tests.installation import ROOT, Installation, wait_until
+from tests.installation import Installation
+from tests.processes import ROOT, wait_until
 
 
 def write_folder(folder: Path, images: int = 4) -> Path:
