@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,6 +16,8 @@ DATA_DIR.chmod(0o755)  # the embedded PostgreSQL runs as an account of its own w
 
 
 def start() -> None:
+    # Under a shell's "&" SIGINT is ignored, by all processes started from here too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["CBMIR_DATA_DIR"] = str(DATA_DIR)
     os.environ["CBMIR_DEBUG"] = "0"
     for name in ("DATABASE_URL", "REDIS_URL"):
