@@ -145,13 +145,9 @@ class _Loop:
         """One update; returns the loss and the number of organs predicted right."""
         started = time.monotonic()
         self.network.train()
-        renditions = (
-            data.renditions[np.sort(batch)]
-            if isinstance(data.renditions, np.memmap)
-            else data.renditions[batch]
-        )
         if isinstance(data.renditions, np.memmap):
-            batch = np.sort(batch)
+            batch = np.sort(batch)  # read in the order of the file
+        renditions = data.renditions[batch]
         if self.recipe.augmentation:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + schedule.step)
             x = augment(renditions, self.preprocessing, generator)

@@ -41,7 +41,7 @@ class Command(BaseCommand):
             first_start.create_first_accounts(console)
             supervisor.start()
             address = f"http://{_reachable(host)}:{port}/"
-            _wait_for_page(f"http://{_reachable(host)}:{port}/healthz", supervisor)
+            _wait_for_page(f"{address}healthz", supervisor)
             console.print(f"The page is up at [bold]{address}[/bold]")
             first_start.fill(console, data, supervisor.watch)
             console.print(
