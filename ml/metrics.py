@@ -4,6 +4,8 @@ A ranking is given by its relevance: bool (Q, N), entry (q, k) tells whether the
 rank k + 1 is relevant. Where a query has fewer than N images ranked, its row ends in False.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,13 +52,63 @@ def average_precision(
         return np.asarray((precision * ranked).sum(1) / np.where(possible > 0, possible, np.nan), np.float64)
 
 
-def mean(values: NDArray[np.float64]) -> float | None:
-    """The mean of what is not NaN; None when nothing is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if len(known) else None
+def recall_at(relevance: Relevance, relevant: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """float64 (Q,), 0..1: the share of all relevant images that is among the first k; NaN without any."""
+    found = relevance[:, :k].sum(1) / np.where(relevant > 0, relevant, np.nan)
+    return np.asarray(found, np.float64)
 
 
-def mean_over_classes(values: NDArray[np.float64], classes: NDArray[np.intp]) -> float | None:
-    """The mean of the classes' means, so that every class counts alike."""
-    means = [mean(values[classes == value]) for value in np.unique(classes)]
-    return mean(np.array([m for m in means if m is not None], np.float64))
+def interpolated_precision(
+    relevance: Relevance, relevant: NDArray[np.int64], levels: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """float64 (Q, L), 0..1: the highest precision at any rank where recall is at least the level (0..1).
+
+    As TREC defines it. 0 where the ranking never reaches that recall; NaN where nothing is relevant.
+    """
+    curves = np.full((len(relevance), len(levels)), np.nan)
+    for curve, row, number in zip(curves, relevance, relevant, strict=True):
+        if number == 0:
+            continue
+        ranks = np.flatnonzero(row) + 1  # of the relevant images: precision is highest there
+        precision = np.arange(1, len(ranks) + 1) / ranks
+        highest = np.zeros(number)
+        highest[: len(ranks)] = np.maximum.accumulate(precision[::-1])[::-1]
+        needed = np.ceil(levels * number - 1e-9).astype(int)  # so many relevant images make that recall
+        curve[:] = highest[np.maximum(needed, 1) - 1]
+    return curves
+
+
+def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """float64 (M,): the mean of each column of `values` (Q, M)."""
+    return np.asarray(weights @ values / weights.sum(), np.float64)
+
+
+def weighted_mean_over_classes(
+    values: NDArray[np.float64], weights: NDArray[np.float64], classes: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """float64 (M,): the mean of the classes' means, so that every class with any weight counts alike."""
+    present = np.bincount(classes, weights) > 0
+    totals = np.bincount(classes, weights)[present]
+    sums = [np.bincount(classes, weights * column)[present] for column in values.T]
+    return np.array([(column / totals).mean() for column in sums], np.float64)
+
+
+def bootstrap_intervals(
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    groups: NDArray[np.str_] | NDArray[np.intp],
+    resamples: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """float64 (M, 2): 95 % percentile intervals of the M figures that `statistic` makes of weights (Q,).
+
+    Whole groups are drawn with replacement, as many as there are: what one patient or volume shows is drawn
+    together or not at all. A query's weight is how often its group was drawn. NaN with fewer than two groups,
+    which cannot tell how far figures vary.
+    """
+    names, group_of = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return np.full((len(statistic(np.ones(len(groups)))), 2), np.nan)
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(names), size=(resamples, len(names)))
+    figures = [statistic(np.bincount(draw, minlength=len(names)).astype(float)[group_of]) for draw in draws]
+    return np.percentile(figures, [2.5, 97.5], axis=0).T

@@ -9,65 +9,11 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from ingest.models import Dataset, Image, Split
-from ml.evaluating import Described, evaluate, ranked, ranked_relevance, retrieval
+from ml.evaluating import evaluate
 from ml.models import Evaluation, ModelVersion
 from tests.factories import make_image
 
 pytestmark = pytest.mark.django_db
-
-
-def described(
-    fc1: list[float], organ: list[int], group: list[str], seen: list[int] | None = None
-) -> Described:
-    """Images whose FC1 has one number; all of one modality."""
-    number = len(fc1)
-    return Described(
-        fc1=np.array(fc1, np.float32)[:, None],
-        seen_organ=np.array(organ if seen is None else seen, np.intp),
-        seen_modality=np.zeros(number, np.intp),
-        organ=np.array(organ, np.intp),
-        modality=np.zeros(number, np.intp),
-        group=np.array(group),
-    )
-
-
-def test_own_group_is_not_ranked() -> None:
-    collection = described([0.0, 1.0, 2.0], [0, 1, 0], ["own", "b", "c"])
-    found = retrieval(described([0.1], [0], ["own"]), collection)
-    assert found["all"]["organ"]["precision_at_1"] == 0.0
-    assert found["all"]["organ"]["map"] == 0.5
-
-
-def test_a_wrong_prediction_makes_the_predicted_scope_all_wrong() -> None:
-    collection = described([0.0, 1.0, 2.0], [0, 1, 0], ["a", "b", "c"])
-    found = retrieval(described([0.1], [0], ["q"], seen=[1]), collection)
-    assert found["all"]["organ"]["map"] == pytest.approx((1 + 2 / 3) / 2)
-    assert found["predicted"]["organ"]["map"] == 0.0
-
-
-def test_a_right_prediction_makes_the_predicted_scope_all_right() -> None:
-    collection = described([0.0, 1.0, 2.0], [0, 1, 0], ["a", "b", "c"])
-    found = retrieval(described([0.1], [0], ["q"]), collection)
-    assert found["predicted"]["organ"]["map"] == 1.0
-
-
-def test_a_query_with_nothing_relevant_is_left_out() -> None:
-    collection = described([0.0, 1.0], [0, 1], ["a", "b"])
-    found = retrieval(described([0.1, 5.0], [0, 2], ["q", "r"]), collection)
-    assert found["all"]["organ"]["map"] == 1.0
-
-
-def test_ranking_is_that_of_a_plain_sort() -> None:
-    rng = np.random.default_rng(0)
-    queries, collection = rng.random((5, 16), np.float32), rng.random((40, 16), np.float32)
-    distances = np.linalg.norm(queries[:, None] - collection[None], axis=2)
-    assert (ranked(queries, collection) == distances.argsort(axis=1)).all()
-
-
-def test_left_out_images_leave_no_gap() -> None:
-    order = np.array([[2, 0, 1]])
-    relevant, kept = np.array([[True, True, False]]), np.array([[True, False, True]])
-    assert ranked_relevance(order, relevant, kept).tolist() == [[False, True, False]]
 
 
 @pytest.fixture

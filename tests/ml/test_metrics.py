@@ -9,9 +9,9 @@ from ml.metrics import (
     average_precision,
     confusion_matrix,
     macro_scores,
-    mean,
-    mean_over_classes,
     precision_at,
+    weighted_mean,
+    weighted_mean_over_classes,
 )
 
 RANKING = np.array([[1, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 0]], bool)
@@ -56,7 +56,8 @@ def test_confusion_and_macro_scores_by_hand() -> None:
 
 
 def test_mean_over_classes_counts_every_class_alike() -> None:
-    values = np.array([1, 1, 1, 0, np.nan])
-    assert mean(values) == 0.75
-    assert mean_over_classes(values, np.array([0, 0, 0, 1, 2])) == 0.5
-    assert mean(np.array([np.nan])) is None
+    values, classes = np.array([[1.0], [1], [1], [0], [7]]), np.array([0, 0, 0, 1, 2])
+    weights = np.array([1.0, 1, 1, 1, 0])  # class 2 is not there
+    assert weighted_mean(values, weights).tolist() == [0.75]
+    assert weighted_mean_over_classes(values, weights, classes).tolist() == [0.5]
+    assert weighted_mean(values, 2 * weights).tolist() == [0.75]
