@@ -1,14 +1,9 @@
-"""The paper's network, its preprocessing, projection, checkpoint and describer."""
-
-import json
-from pathlib import Path
+"""The paper's network, its preprocessing and projection."""
 
 import numpy as np
 import pytest
 import torch
 
-from ml.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
-from ml.inference import ImageDescriber
 from ml.network import (
     NetworkShape,
     OrganNetwork,
@@ -18,7 +13,7 @@ from ml.network import (
 )
 from ml.preprocess import Preprocessing, augment
 from ml.projection import fit_projection
-from tests.factories import make_pixels, save_tiny_checkpoint, tiny_shape
+from tests.factories import make_pixels, tiny_shape
 
 # Kernel size, channels in and out of each convolution; inputs and outputs of each layer above.
 PAPER_CONVOLUTIONS = [(11, 1, 64), (5, 64, 192), (5, 192, 384), (3, 384, 256), (3, 256, 256)]
@@ -104,59 +99,3 @@ def test_a_projected_distance_never_exceeds_the_distance() -> None:
     for n in range(1, 50):
         near, far = np.linalg.norm(projected[0] - projected[n]), np.linalg.norm(fc1[0] - fc1[n])
         assert near <= far * 1.0001
-
-
-def test_a_checkpoint_rebuilds_everything(tmp_path: Path) -> None:
-    network = OrganNetwork(tiny_shape())
-    projection = fit_projection(np.random.default_rng(0).random((30, 4096), np.float32))
-    saved = Checkpoint(
-        network, Preprocessing(0.3, 0.2), projection, ["a", "b"], ["CT", "MR"], "paper", {"x": 1}
-    )
-    save_checkpoint(saved, tmp_path)
-    loaded = load_checkpoint(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
-    assert (loaded.preprocessing, loaded.organs, loaded.modalities) == (
-        saved.preprocessing,
-        saved.organs,
-        saved.modalities,
-    )
-    assert (loaded.recipe, loaded.metrics) == ("paper", {"x": 1})
-    assert np.array_equal(loaded.projection.components, projection.components)
-    x = torch.rand(2, 1, 224, 224)
-    assert torch.equal(loaded.network(x).fc1, network.eval()(x).fc1)
-
-
-def test_a_checkpoint_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
-    save_tiny_checkpoint(tmp_path)
-    description = json.loads((tmp_path / "model.json").read_text())
-    weights = (tmp_path / "model.safetensors").read_bytes()
-
-    (tmp_path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_checkpoint(tmp_path)
-
-    (tmp_path / "model.safetensors").write_bytes(weights)
-    (tmp_path / "model.json").write_text(json.dumps({**description, "format_version": 99}))
-    with pytest.raises(CheckpointError, match="format version 99"):
-        load_checkpoint(tmp_path)
-
-    shape = {**description["architecture"], "fc2": 64}
-    (tmp_path / "model.json").write_text(json.dumps({**description, "architecture": shape}))
-    with pytest.raises(CheckpointError, match="do not fit"):
-        load_checkpoint(tmp_path)
-
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_checkpoint(tmp_path / "nowhere")
-
-
-def test_an_image_is_described_alike_alone_and_among_others(tmp_path: Path) -> None:
-    save_tiny_checkpoint(tmp_path)
-    describer = ImageDescriber.from_checkpoint(tmp_path)
-    images = renditions(40)  # more than a batch
-    together = describer.describe(images)
-    assert together.organ_probabilities.sum(1) == pytest.approx(np.ones(40), abs=1e-5)
-    assert together.modality_probabilities is not None
-    for n in (0, 33):
-        alone = describer.describe(images[n : n + 1])
-        assert np.allclose(alone.fc1[0], together.fc1[n], atol=1e-4)
-        assert np.allclose(alone.projection[0], together.projection[n], atol=1e-3)
