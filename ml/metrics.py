@@ -17,7 +17,7 @@ def confusion_matrix(truth: NDArray[np.intp], predicted: NDArray[np.intp], class
     return np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
-def macro_scores(confusion: NDArray[np.int64]) -> dict[str, float]:
+def macro_scores(confusion: NDArray[np.int64] | NDArray[np.float64]) -> dict[str, float]:
     """Precision, recall and F1, 0..1, each the plain mean over the classes that have images.
 
     A class that is never predicted has a precision of 0.
