@@ -257,7 +257,7 @@ def squared_distances(queries: NDArray[np.float64], collection: NDArray[np.float
         squared[:, part] = (block**2).sum(1) - 2 * queries @ block.T
     own = (queries**2).sum(1, keepdims=True)
     squared += own
-    unit = 1e-12 * (own + squared.max(1, keepdims=True))
+    unit = 1e-11 * (own + squared.max(1, keepdims=True))
     np.divide(squared, unit, out=squared, where=unit > 0)
     np.rint(squared, out=squared)
     return squared

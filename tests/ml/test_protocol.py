@@ -147,14 +147,14 @@ def test_small_distances_far_from_the_origin_are_told_apart() -> None:
     assert order.tolist() == [[2, 1, 0]]
 
 
-@pytest.mark.parametrize("copies", [3, 50, 61])
-def test_equal_images_are_in_the_collections_order(copies: int) -> None:
-    """Though a matrix product rounds differently in its last columns."""
-    rng = np.random.default_rng(copies)
-    queries, images = rng.random((9, 500), np.float32), rng.random((7, 500), np.float32)
-    ((_, order),) = nearest_first(queries, np.tile(images, (copies, 1)))
-    assert (order % 7 == np.repeat(order[:, ::copies] % 7, copies, axis=1)).all()
-    assert (np.diff((order // 7).reshape(9, 7, copies), axis=2) == 1).all()
+def test_equal_images_are_in_the_collections_order() -> None:
+    """Though a matrix product does not round alike in all its columns."""
+    rng = np.random.default_rng(0)
+    queries, images = rng.random((9, 500), np.float32), rng.random((2, 500), np.float32)
+    ((_, order),) = nearest_first(queries, np.repeat(images, 131, axis=0))
+    first, second = np.split(order, 2, axis=1)
+    assert (np.diff(first, axis=1) == 1).all()
+    assert (np.diff(second, axis=1) == 1).all()
 
 
 def test_the_size_of_the_parts_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
