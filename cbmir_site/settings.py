@@ -26,6 +26,14 @@ def env_list(name: str, default: str) -> list[str]:
     return [item.strip() for item in os.environ.get(name, default).split(",") if item.strip()]
 
 
+def env_choice(name: str, choices: tuple[str, ...]) -> str:
+    """One of the choices; the first where nothing is set."""
+    value = os.environ.get(name) or choices[0]
+    if value not in choices:
+        raise ValueError(f"{name} is one of {', '.join(choices)}; not {value}.")
+    return value
+
+
 def env_secret(name: str) -> str:
     """A secret from the environment, or one made once and kept in the data directory (mode 600)."""
     if value := os.environ.get(name):
@@ -110,7 +118,13 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")
-CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": REDIS_URL}}
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "OPTIONS": {"socket_connect_timeout": 1, "socket_timeout": 1},  # pages do without it
+    }
+}
 
 # Files: a folder, or any storage of Django's API (S3 through django-storages) by its dotted path.
 MEDIA_ROOT = Path(os.environ.get("CBMIR_MEDIA_ROOT") or DATA_DIR / "media")
@@ -217,6 +231,8 @@ MAX_UPLOAD_BYTES = env_int("CBMIR_MAX_UPLOAD_MB", 512) * 2**20  # one file, or o
 MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # evenly spaced frames of a multi-frame object
 DATA_UPLOAD_MAX_NUMBER_FILES = 5000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 6 * DATA_UPLOAD_MAX_NUMBER_FILES  # labels of each
+
+ENGINE = env_choice("CBMIR_ENGINE", ("auto", "openvino", "torch", "cuda"))  # what runs the network
 
 LOGGING = {
     "version": 1,

@@ -8,6 +8,7 @@ from pathlib import Path
 from django.conf import settings
 from django.core.files.storage import default_storage
 
+from ml import workers
 from ml.inference import ImageDescriber
 from ml.models import ModelVersion
 
@@ -16,7 +17,9 @@ from ml.models import ModelVersion
 def describer_for(version_id: int) -> ImageDescriber:
     """The describer of a model version, loaded once per process."""
     version = ModelVersion.objects.get(pk=version_id)
-    return ImageDescriber.from_checkpoint(checkpoint_dir(version))
+    describer = ImageDescriber.from_checkpoint(checkpoint_dir(version), settings.ENGINE)
+    workers.engine_in_use = describer.engine.name
+    return describer
 
 
 def checkpoint_dir(version: ModelVersion) -> Path:

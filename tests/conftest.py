@@ -26,6 +26,7 @@ def media_root(settings: Any, tmp_path: Path) -> Path:
     """An empty file storage and data directory of the test's own; quick static files, quick passwords."""
     settings.MEDIA_ROOT = tmp_path / "media"
     settings.DATA_DIR = tmp_path / "data"
+    settings.ENGINE = "torch"  # is ready at once; tests/ml/test_engines.py and workers have the other
     settings.STORAGES = {
         **settings.STORAGES,
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
