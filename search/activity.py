@@ -7,6 +7,7 @@ from django.db.models import Exists, OuterRef
 
 from ingest.models import Image, Modality, OrganClass, UploadBatch, UploadedFile
 from ml.models import ModelVersion, TrainingRun, VersionStatus
+from ml.workers import engines_at_work
 from search.models import Embedding
 
 BATCHES_SHOWN = 5
@@ -37,6 +38,7 @@ class Activity:
     training_runs: list[TrainingRun]
     last_run: TrainingRun | None
     indexing: list[Work]
+    engines: list[str]  # what the networks run on in the inference workers
 
     @property
     def is_busy(self) -> bool:
@@ -60,6 +62,7 @@ def current_activity() -> Activity:
         training_runs=runs,
         last_run=runs[0] if runs else TrainingRun.objects.first(),
         indexing=[Work(str(v), done, images) for v, done in described.items() if done < images],
+        engines=engines_at_work(),
     )
 
 

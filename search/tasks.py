@@ -1,12 +1,15 @@
 """What the inference workers do."""
 
 from celery import shared_task
-from celery.signals import worker_ready
+from celery.signals import heartbeat_sent, worker_ready
 
 from ingest.bell import ring
 from ml.models import ModelVersion
+from ml.workers import tell_engine
 from search import answering, indexing
 from search.models import Query, QueryStatus
+
+heartbeat_sent.connect(tell_engine)
 
 
 @shared_task(name="search.answer_query")

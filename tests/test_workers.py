@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 import redis
+import torch
 from celery import current_app
+from django.test import Client
 
 from cbmir_site.supervisor import default_services
 from ingest.models import FileState, Image
 from ingest.receiving import open_batch, receive_file
 from ingest.tasks import import_queued_files
 from ml.models import ModelVersion
+from ml.workers import engines_at_work
 from search import answering
 from search.models import Embedding, Query, QueryStatus
 from search.tasks import answer_waiting_queries, index_images
@@ -111,6 +114,18 @@ def test_a_query_whose_message_was_lost_is_answered(start: Start, model_version:
     forget_messages()
     start("inference")  # looks for what was left undone when it starts
     wait_until(lambda: Query.objects.get(pk=query.pk).status == QueryStatus.ANSWERED, "the answer")
+
+
+def test_the_engine_of_a_worker_is_on_the_status_page(
+    start: Start, model_version: ModelVersion, client_of: Callable[[str | None], Client]
+) -> None:
+    client = client_of("clinician")
+    assert "No inference worker has the network ready." in client.get("/status/").content.decode()
+    start("inference")
+    wait_until(engines_at_work, "the worker's heartbeat")
+    page = client.get("/status/").content.decode()
+    name = "PyTorch, CUDA" if torch.cuda.is_available() else "OpenVINO, CPU"
+    assert f"The network runs on {name} " in page
 
 
 def test_a_query_outlives_a_killed_worker(start: Start, model_version: ModelVersion) -> None:
