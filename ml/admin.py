@@ -15,6 +15,7 @@ from django.utils.html import format_html
 from django.views.decorators.http import require_GET, require_POST
 
 from ml.charts import charts_of
+from ml.evaluation_report import report_of
 from ml.forms import TrainingRunForm
 from ml.models import Evaluation, ModelVersion, TrainingRun, VersionStatus
 
@@ -212,6 +213,12 @@ class EvaluationAdmin(ReadOnlyAdmin):
         "created_at",
     ]
     list_filter = ["model_version"]
+    fields = ["model_version", "data_sets", "queries", "collection", "created_at"]
+    readonly_fields = ["data_sets"]
+
+    @admin.display(description="data sets")
+    def data_sets(self, evaluation: Evaluation) -> str:
+        return ", ".join(dataset.name for dataset in evaluation.datasets.all()) or "all"
 
     @admin.display(description="organ top-1 accuracy")
     def organ_accuracy(self, evaluation: Evaluation) -> str:
@@ -220,6 +227,17 @@ class EvaluationAdmin(ReadOnlyAdmin):
     @admin.display(description="mAP with the predicted class")
     def mean_average_precision(self, evaluation: Evaluation) -> str:
         return percent(evaluation.metrics["retrieval"]["predicted"]["organ"]["map"])
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        evaluation = self.get_object(request, object_id)
+        report = report_of(evaluation.metrics) if evaluation else None
+        return super().change_view(request, object_id, form_url, {**(extra_context or {}), "report": report})
 
 
 def percent(share: float | None) -> str:

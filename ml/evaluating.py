@@ -26,6 +26,7 @@ def evaluate(
     test_images = Image.objects.labelled().filter(split=Split.TEST)
     test_images = test_images.filter(dataset__in=chosen) if chosen else test_images
     numbers = [test_images.count(), images_to_learn_from(chosen).count()]
+    steps = sum(numbers) + numbers[0]  # every image is described, every query ranks
     if not numbers[0]:
         raise EvaluationError("No labelled image is held out for testing (split test in the manifest).")
     if not numbers[1]:
@@ -33,14 +34,14 @@ def evaluate(
     organs, modalities = names_of_labels(version, test_images | images_to_learn_from(chosen))
 
     def describe_all(images: ImageQuerySet, before: int) -> Described:
-        return describe(
-            images, version, organs, modalities, lambda done: on_progress(before + done, sum(numbers))
-        )
+        return describe(images, version, organs, modalities, lambda done: on_progress(before + done, steps))
 
     queries = describe_all(test_images, 0)
     collection = describe_all(images_to_learn_from(chosen), numbers[0])
     metrics = measure_classification(queries, organs)
-    metrics["retrieval"] = measure_retrieval(queries, collection)
+    metrics["retrieval"] = measure_retrieval(
+        queries, collection, on_progress=lambda done, _: on_progress(sum(numbers) + done, steps)
+    )
     evaluation = Evaluation.objects.create(
         model_version=version, queries=numbers[0], collection=numbers[1], metrics=metrics
     )

@@ -6,20 +6,15 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from ingest.models import Dataset
 from ml.evaluating import EvaluationError, evaluate
+from ml.evaluation_report import Table, classification_table, retrieval_table
 from ml.models import Evaluation, ModelVersion
 from ml.training_images import TrainingError
-
-SCOPES = {"all": "whole collection", "predicted": "predicted organ"}
-RELEVANCE = {"organ": "organ", "organ_and_modality": "organ and modality"}
-MEASURES = {
-    "map": "mAP", "map_macro": "mAP macro", "map_at_10": "mAP@10",
-    "precision_at_1": "P@1", "precision_at_5": "P@5", "precision_at_10": "P@10",
-}  # fmt: skip
 
 
 class Command(BaseCommand):
@@ -42,7 +37,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(as_json(evaluation)))
         else:
-            console = Console(width=110)
+            console = Console(width=120)
             with console.capture() as printed:
                 print_tables(evaluation, console)
             self.stdout.write(printed.get())
@@ -63,7 +58,7 @@ def version_named(name: str | None) -> ModelVersion:
 def evaluate_with_progress(version: ModelVersion, datasets: list[Dataset]) -> Evaluation:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task("Describing", total=None)
+        task = progress.add_task("Describing and ranking", total=None)
         return evaluate(
             version, datasets, lambda done, total: progress.update(task, completed=done, total=total)
         )
@@ -79,17 +74,14 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def print_tables(evaluation: Evaluation, console: Console) -> None:
-    metrics = evaluation.metrics
     title = f"{evaluation.model_version}: {evaluation.queries} queries, {evaluation.collection} images"
-    table = Table("ranked within", "relevant: same", *MEASURES.values(), title=title)
-    for scope, found in metrics["retrieval"].items():
-        for relevance, values in found.items():
-            table.add_row(SCOPES[scope], RELEVANCE[relevance], *(share(values[name]) for name in MEASURES))
-    console.print(table)
-    modality = share(metrics["modality_accuracy"])
-    console.print(f"organ top-1 {share(metrics['organ_accuracy'])}, modality top-1 {modality}")
-    console.print("organ, macro: " + ", ".join(f"{k} {share(v)}" for k, v in metrics["organ_macro"].items()))
+    print_table(retrieval_table(evaluation.metrics), console, title)
+    print_table(classification_table(evaluation.metrics), console, "what the network sees in the queries")
+    console.print("In brackets: 95 % bootstrap intervals over groups (patients or volumes) of queries.")
 
 
-def share(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def print_table(table: Table, console: Console, title: str) -> None:
+    printed = RichTable(*table.header, title=title)
+    for row in table.rows:
+        printed.add_row(*(escape(text) for text in row))
+    console.print(printed)
