@@ -109,6 +109,8 @@ def bootstrap_intervals(
     if len(names) < 2:
         return np.full((len(statistic(np.ones(len(groups)))), 2), np.nan)
     rng = np.random.default_rng(seed)
-    draws = rng.integers(len(names), size=(resamples, len(names)))
-    figures = [statistic(np.bincount(draw, minlength=len(names)).astype(float)[group_of]) for draw in draws]
+    figures = []
+    for _ in range(resamples):
+        times_drawn = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))
+        figures.append(statistic(times_drawn.astype(float)[group_of]))
     return np.percentile(figures, [2.5, 97.5], axis=0).T

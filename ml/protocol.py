@@ -174,10 +174,12 @@ def per_query(
     """Every measure of every query, by scope and relevance: float64 (Q,), NaN where nothing is relevant.
 
     "curve" is (Q, 101): interpolated precision at the recalls 0, 0.01 .. 1. Raises ValueError when there
-    are no queries or nothing to search among.
+    are no queries, nothing to search among, or features that are not finite.
     """
     if not len(queries) or not len(collection):
         raise ValueError("There has to be a query and an image to search among.")
+    if not np.isfinite(queries.features).all() or not np.isfinite(collection.features).all():
+        raise ValueError("Every feature has to be a finite number.")
     scopes = ("all", "predicted") if (queries.seen_organ >= 0).any() else ("all",)
     _, numbers = np.unique(np.concatenate([queries.group, collection.group]), return_inverse=True)
     query_group, group = np.split(numbers, [len(queries)])

@@ -96,6 +96,11 @@ def test_a_search_needs_queries_and_a_collection() -> None:
         per_query(described([0.1], [2], ["q"]), described([], [], []))
 
 
+def test_features_have_to_be_numbers() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        per_query(described([0.1], [0], ["q"]), described([0.0, np.nan], [0, 1], ["a", "b"]))
+
+
 def test_macro_counts_every_organ_alike() -> None:
     queries = described([0.0, 0.0, 0.0, 0.4], [0, 0, 0, 1], ["q", "r", "s", "t"])
     found = measure_retrieval(queries, described([0.0, 1.0], [0, 1], ["a", "b"]))["all"]["organ"]
