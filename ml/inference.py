@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ml.checkpoint import Checkpoint, load_checkpoint
-from ml.engines import Engine, Outputs, engine_for, joined
+from ml.engines import Engine, Outputs, engine_for, joined, quiet_beside
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class ImageDescriber:
     def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
         self.engine = engine
         self.organs, self.modalities = checkpoint.organs, checkpoint.modalities
-        self._preprocessing, self._projection = checkpoint.preprocessing, checkpoint.projection
+        self._preprocessing = checkpoint.preprocessing
+        self._mean = torch.from_numpy(checkpoint.projection.mean)
+        self._components = torch.from_numpy(checkpoint.projection.components)
 
     @classmethod
     def from_checkpoint(cls, folder: Path, engine: str = "auto") -> "ImageDescriber":
@@ -36,13 +39,20 @@ class ImageDescriber:
 
     def describe(self, renditions: NDArray[np.uint8]) -> Description:
         """Describe uint8 (N, 256, 256) renditions, N >= 1, in batches."""
-        seen = self._see(renditions)
-        return Description(
-            fc1=seen.fc1,
-            projection=self._projection(seen.fc1),
-            organ_probabilities=softmax(seen.organ_logits),
-            modality_probabilities=None if seen.modality_logits is None else softmax(seen.modality_logits),
-        )
+        with quiet_beside(self.engine):
+            seen = self._see(renditions)
+            modality = seen.modality_logits
+            return Description(
+                fc1=seen.fc1,
+                projection=self._project(seen.fc1),
+                organ_probabilities=softmax(seen.organ_logits),
+                modality_probabilities=None if modality is None else softmax(modality),
+            )
+
+    def _project(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As Projection does, but by PyTorch: see quiet_beside."""
+        projected: NDArray[np.float32] = ((torch.from_numpy(fc1) - self._mean) @ self._components.T).numpy()
+        return projected
 
     def _see(self, renditions: NDArray[np.uint8]) -> Outputs:
         parts, done = [], 0

@@ -264,13 +264,21 @@ def test_a_describer_batches_and_keeps_the_order(modalities: int) -> None:
     seen = ImageDescriber(checkpoint, engine).describe(renditions)
     expected = engine(Preprocessing()(renditions))
     assert np.allclose(seen.fc1, expected.fc1, atol=1e-4)
-    assert np.allclose(seen.projection, projection(seen.fc1))
+    assert np.allclose(seen.projection, projection(seen.fc1), atol=1e-4)
     assert np.allclose(seen.organ_probabilities, softmax(expected.organ_logits), atol=1e-5)
     assert seen.organ_probabilities.sum(1) == pytest.approx(np.ones(5), abs=1e-5)
     if expected.modality_logits is None:
         assert seen.modality_probabilities is None
     else:
         assert np.allclose(seen.modality_probabilities, softmax(expected.modality_logits), atol=1e-5)
+
+
+def test_a_describer_leaves_the_threads_of_others_alone(full_size: OrganNetwork) -> None:
+    before = torch.get_num_threads()
+    for engine in (TorchEngine(full_size, "cpu"), OpenVinoEngine(make_network(tiny_shape()))):
+        with engines.quiet_beside(engine):
+            assert torch.get_num_threads() == (before if engine.shares_threads else 1)
+        assert torch.get_num_threads() == before
 
 
 def test_probabilities_of_large_logits_are_numbers() -> None:
