@@ -1,20 +1,22 @@
 """Describing the collection's images for every model version in service."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 from django.db import transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from ingest.bell import ring
 from ingest.models import Image, Modality, OrganClass
-from ingest.renditions import read_rendition
 from ml.models import ModelVersion, VersionStatus
 from search.models import Embedding
+from search.reading_ahead import RenditionReader
+
+Row = TypeVar("Row", OrganClass, Modality)
 
 BATCH_SIZE = 32
+reader = RenditionReader()
 
 
 def index_imported_images(image_ids: Sequence[int], **_: Any) -> None:
@@ -37,14 +39,14 @@ def index_next_batch() -> bool:
     more = False
     for version in ModelVersion.objects.in_service():
         with transaction.atomic():
-            images = list(
-                images_missing(version).select_for_update(skip_locked=True, no_key=True, of=("self",))[
-                    :BATCH_SIZE
-                ]
-            )
+            missing = images_missing(version).select_for_update(skip_locked=True, no_key=True, of=("self",))
+            images = list(missing[: 2 * BATCH_SIZE])  # the second half is for the next call: others leave it
             if images:
-                Embedding.objects.bulk_create(describe_images(images, version), ignore_conflicts=True)
-        more = more or len(images) == BATCH_SIZE
+                embeddings = describe_images(images[:BATCH_SIZE], version)
+                # Not before: the network takes all cores, the database leaves some of them.
+                reader.read_ahead(images[BATCH_SIZE:])
+                Embedding.objects.bulk_create(embeddings, ignore_conflicts=True)
+        more = more or len(images) > BATCH_SIZE
         if version.status == VersionStatus.PREPARING and not images_missing(version).exists():
             switch_to(version)
     return more
@@ -54,9 +56,9 @@ def describe_images(images: list[Image], version: ModelVersion) -> list[Embeddin
     """Unsaved embeddings of these images, in their order."""
     from ml.serving import describer_for
 
-    seen = describer_for(version.pk).describe(np.stack([read_rendition(image.rendition) for image in images]))
-    organs = [OrganClass.objects.get_or_create(name=name)[0] for name in version.organs]
-    modalities = [Modality.objects.get_or_create(code=code)[0] for code in version.modalities]
+    seen = describer_for(version.pk).describe(reader.read(images))
+    organs = rows_named(OrganClass, "name", version.organs)
+    modalities = rows_named(Modality, "code", version.modalities)
     organ_index = seen.organ_probabilities.argmax(axis=1)
     embeddings = []
     for row, image in enumerate(images):
@@ -73,6 +75,16 @@ def describe_images(images: list[Image], version: ModelVersion) -> list[Embeddin
             embedding.modality_probability = float(seen.modality_probabilities[row].max())
         embeddings.append(embedding)
     return embeddings
+
+
+def rows_named(model: type[Row], field: str, names: list[str]) -> list[Row]:
+    """In the order of the names; what is missing is made."""
+    found = model._default_manager.in_bulk(names, field_name=field)
+    for name in names:
+        if name not in found:
+            values: dict[str, Any] = {field: name}
+            found[name] = model._default_manager.get_or_create(**values)[0]
+    return [found[name] for name in names]
 
 
 def switch_to(version: ModelVersion) -> None:
