@@ -6,7 +6,7 @@ from rest_framework.routers import DefaultRouter
 
 from ingest.api import BatchViewSet, DatasetViewSet, ModalityViewSet, OrganViewSet
 from ml.api import ModelVersionViewSet, TrainingRunViewSet
-from search.api import ImageViewSet, QueryViewSet
+from search.api import ImageViewSet, QueryViewSet, StatusViewSet
 
 router = DefaultRouter()
 router.register("queries", QueryViewSet, basename="query")
@@ -17,6 +17,7 @@ router.register("organs", OrganViewSet, basename="organ")
 router.register("modalities", ModalityViewSet, basename="modality")
 router.register("model-versions", ModelVersionViewSet, basename="modelversion")
 router.register("training-runs", TrainingRunViewSet, basename="trainingrun")
+router.register("status", StatusViewSet, basename="status")
 
 urlpatterns = [
     *router.urls,

@@ -5,6 +5,7 @@ from typing import Any
 from django.conf import settings
 from django.http import FileResponse
 from django.shortcuts import get_object_or_404
+from drf_spectacular.helpers import forced_singular_serializer
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.decorators import action
@@ -16,6 +17,7 @@ from rest_framework.response import Response
 from ingest.models import Image
 from ml.api import MayDoAction
 from search import answering
+from search.activity import current_activity
 from search.models import Query, QueryStatus
 from search.previews import preview_response
 from search.retrieval import ResultPage, search, server_timing
@@ -25,6 +27,7 @@ from search.serializers import (
     QuerySerializer,
     ResultPageSerializer,
     SearchSerializer,
+    StatusSerializer,
     WaitSerializer,
 )
 
@@ -114,6 +117,17 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         }
         show_files = request.user.has_perm("ingest.view_uploadedfile")
         return ResultPageSerializer(page, context={"show_files": show_files}).data
+
+
+class StatusViewSet(viewsets.ViewSet):
+    """What the collection holds, and what the search runs on."""
+
+    permission_classes = [MayDoAction]
+    permissions_needed = {"list": "search.view_query"}
+
+    @extend_schema(responses=forced_singular_serializer(StatusSerializer), operation_id="status_retrieve")
+    def list(self, request: Request) -> Response:
+        return Response(StatusSerializer(current_activity()).data)
 
 
 class ImageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[Image]):

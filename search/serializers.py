@@ -7,6 +7,7 @@ from rest_framework import serializers
 from rest_framework.reverse import reverse
 
 from ingest.models import Dataset, Image, Modality, OrganClass
+from search.activity import Activity
 from search.images import seen_by_active_version
 from search.models import Embedding, Query
 from search.retrieval import Hit, Scope, SearchOptions
@@ -153,6 +154,19 @@ class EmbeddingSerializer(serializers.ModelSerializer[Embedding]):
     class Meta:
         model = Embedding
         fields = ["organ", "organ_probability", "modality", "modality_probability", "model_version"]
+
+
+class StatusSerializer(serializers.Serializer[Activity]):
+    images = serializers.IntegerField(help_text="In the collection.")
+    searchable = serializers.IntegerField(help_text="Of these, described by the active version.")
+    organs = serializers.IntegerField()
+    modalities = serializers.IntegerField()
+    model_version = serializers.CharField(source="active_version", allow_null=True)
+    engines = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="What the network runs on; empty: no worker has it ready.",
+    )
+    is_busy = serializers.BooleanField(help_text="Something is being imported, trained or indexed.")
 
 
 class ImageSerializer(serializers.ModelSerializer[Image]):

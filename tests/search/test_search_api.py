@@ -28,6 +28,7 @@ def gets(image: Image, query: Query) -> list[str]:
         f"{API}/queries/{query.pk}/results/",
         f"{API}/images/{image.pk}/",
         f"{API}/images/{image.pk}/preview/",
+        f"{API}/status/",
     ]
 
 
@@ -181,6 +182,28 @@ def test_image_tells_its_labels_and_what_is_seen(client_of: ClientOf, collection
     assert (image["organ"], image["modality"], image["dataset"]) == ("chest", "CT", "test")
     assert image["seen"]["organ"] == "brain"
     assert image["file"] == collection[1].source_path
+
+
+def test_status_tells_what_can_be_searched_and_by_what(
+    client_of: ClientOf, collection: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factories.make_image()
+    monkeypatch.setattr("search.activity.engines_at_work", lambda: ["OpenVINO, CPU bfloat16"])
+    status = client_of("integration").get(f"{API}/status/").json()
+    assert status == {
+        "images": 7,
+        "searchable": 6,
+        "organs": 2,
+        "modalities": 1,
+        "model_version": str(ModelVersion.objects.active()),
+        "engines": ["OpenVINO, CPU bfloat16"],
+        "is_busy": True,
+    }
+
+
+def test_status_before_the_first_model(client_of: ClientOf) -> None:
+    status = client_of("clinician").get(f"{API}/status/").json()
+    assert (status["model_version"], status["searchable"], status["is_busy"]) == (None, 0, False)
 
 
 def test_schema_is_sound_and_needs_an_account(client_of: ClientOf) -> None:
