@@ -5,9 +5,11 @@ import tempfile
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from django.conf import settings
 from django.core.files.storage import default_storage
 
+from ingest.renditions import RENDITION_SIZE
 from ml import workers
 from ml.inference import ImageDescriber
 from ml.models import ModelVersion
@@ -18,6 +20,7 @@ def describer_for(version_id: int) -> ImageDescriber:
     """The describer of a model version, loaded once per process."""
     version = ModelVersion.objects.get(pk=version_id)
     describer = ImageDescriber.from_checkpoint(checkpoint_dir(version), settings.ENGINE)
+    describer.describe(np.zeros((1, RENDITION_SIZE, RENDITION_SIZE), np.uint8))  # the first one takes longer
     workers.engine_in_use = describer.engine.name
     return describer
 
