@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from threading import Lock
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -94,10 +95,12 @@ class OpenVinoEngine:
         hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if in_bfloat16 else "f32"}
         self._model = core.compile_model(model, "CPU", hints)
         self.name = f"OpenVINO, CPU {'bfloat16' if in_bfloat16 else 'float32'}"
+        self._one_at_a_time = Lock()
 
     def __call__(self, images: Tensor) -> Outputs:
-        # Not shared: OpenVINO would write the next results into the same memory.
-        fc1, organs, *modalities = self._model(images.numpy(), share_outputs=False).values()
+        with self._one_at_a_time:
+            # Not shared: OpenVINO would write the next results into the same memory.
+            fc1, organs, *modalities = self._model(images.numpy(), share_outputs=False).values()
         return Outputs(fc1, organs, modalities[0] if modalities else None)
 
 

@@ -4,6 +4,7 @@ import io
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,6 +164,15 @@ def test_results_stay_as_they_were_when_the_engine_goes_on(kind: str, asked: Pic
     kept = first.fc1.copy()
     engine(asked.x[1:2])
     assert np.array_equal(first.fc1, kept)
+
+
+def test_threads_may_share_an_engine(kind: str, asked: Pictures) -> None:
+    engine = engine_for(make_network(tiny_shape()), kind)
+    with ThreadPoolExecutor(4) as threads:
+        seen = list(threads.map(lambda n: engine(asked.x[n : n + 1]), range(12)))
+    for n, together in enumerate(seen):
+        alone = engine(asked.x[n : n + 1])
+        assert np.allclose(together.fc1, alone.fc1, rtol=1e-3, atol=1e-3)
 
 
 def test_the_engine_is_chosen_by_the_machine() -> None:
