@@ -4,12 +4,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class NetworkShape:
-    """The paper's sizes; tests make them smaller. `modalities` = 0 leaves the modality head out."""
+    """The paper's sizes; tests make them smaller. `modalities` = 0 leaves the modality head out.
+
+    `unit_fc1` gives FC1 out with length 1, so that Euclidean distance compares directions; the layers above
+    it see it as it is.
+    """
 
     organs: int
     modalities: int = 0
@@ -18,6 +23,7 @@ class NetworkShape:
     fc2: int = 4096
     fc3: int = 4096
     dropout: float = 0.5
+    unit_fc1: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -28,7 +34,7 @@ class NetworkShape:
 
 
 class NetworkOutput(NamedTuple):
-    fc1: Tensor  # (N, 4096), after ReLU, before dropout
+    fc1: Tensor  # (N, 4096), after ReLU, before dropout; of length 1 where the shape says so
     organ_logits: Tensor  # (N, organs)
     modality_logits: Tensor | None  # (N, modalities)
 
@@ -63,7 +69,8 @@ class OrganNetwork(nn.Module):
         x = self.fc2(self.dropout(fc1)).relu()  # (N, 4096)
         x = self.fc3(self.dropout(x)).relu()  # (N, 4096)
         modality_logits = self.modality_head(x) if self.modality_head is not None else None
-        return NetworkOutput(fc1, self.organ_head(x), modality_logits)
+        seen_fc1 = F.normalize(fc1, dim=1) if self.shape.unit_fc1 else fc1
+        return NetworkOutput(seen_fc1, self.organ_head(x), modality_logits)
 
 
 def initialise_as_paper(network: OrganNetwork) -> None:

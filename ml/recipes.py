@@ -1,6 +1,27 @@
 """How the network is trained: the paper's way, and ours."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far `ml.augmentation` may change an image; 0 leaves a change out."""
+
+    rotation: float = 15.0  # degrees, either way
+    scale: tuple[float, float] = (0.6, 1.1)  # side of the view; 1 shows the whole image
+    stretch: float = 0.2  # width by height, up to 1 + this
+    shift: float = 0.12  # of half a side, either way
+    gamma: float = 0.6  # exponent up to 1 + this
+    curve: float = 0.3  # share of images whose grey values go through a random rising curve
+    contrast: float = 0.4
+    brightness: float = 0.12
+    shading: float = 0.2
+    negative: float = 0.07  # share of images inverted, as MONOCHROME1 taken for MONOCHROME2 would be
+    low_resolution: float = 0.5  # share of images shrunk and enlarged again
+    resolutions: tuple[int, int] = (32, 128)  # pixels a side in between
+    cover: float = 0.15  # share of images partly covered by a grey rectangle
+    noise: float = 0.06  # largest standard deviation
 
 
 @dataclass(frozen=True)
@@ -10,14 +31,21 @@ class Recipe:
     batch_size: int
     learning_rate: float
     paper_initialisation: bool = False
-    optimiser: str = "adamw"
+    optimiser: str = "adamw"  # or sgd
     weight_decay: float = 0.0
+    dropout: float = 0.5
     one_cycle: bool = True  # warm-up, then cosine to zero; False keeps the learning rate constant
-    augmentation: bool = True
-    modality_head: bool = True
+    augmentation: Augmentation | None = None
+    per_image: bool = False  # each image's own mean and standard deviation, not the collection's
+    modality_weight: float = 0.0  # of the modality head's loss; 0 leaves the head out
+    fc1_weight: float = 0.0  # of the loss that makes FC1 rank, see `ml.objective`
+    unit_fc1: bool = False  # FC1 is compared by direction
     balanced: bool = True  # every organ is drawn equally often
     label_smoothing: float = 0.0
-    bfloat16: bool = True  # where the processor has it
+    bfloat16: bool = True  # where the processor is fast at it
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 RECIPES = {
@@ -30,12 +58,21 @@ RECIPES = {
         paper_initialisation=True,
         optimiser="sgd",
         one_cycle=False,
-        augmentation=False,
-        modality_head=False,
         balanced=False,
         bfloat16=False,
     ),
     "default": Recipe(
-        name="default", epochs=30, batch_size=32, learning_rate=3e-4, weight_decay=0.02, label_smoothing=0.05
+        name="default",
+        epochs=30,
+        batch_size=64,
+        learning_rate=3e-4,
+        weight_decay=0.02,
+        dropout=0.3,
+        augmentation=Augmentation(),
+        per_image=True,
+        modality_weight=0.5,
+        fc1_weight=1.0,
+        unit_fc1=True,
+        label_smoothing=0.05,
     ),
 }

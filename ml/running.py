@@ -92,7 +92,7 @@ def learn(recorder: Recorder, sizes: dict[str, Any]) -> None:
     learning, validation = parts_of(selection, renditions)
     recipe = RECIPES[run.recipe]
     modalities = (
-        selection.modality_codes if recipe.modality_head and len(selection.modality_codes) > 1 else []
+        selection.modality_codes if recipe.modality_weight and len(selection.modality_codes) > 1 else []
     )
     network, preprocessing, history = train(
         learning,
@@ -115,6 +115,7 @@ def learn(recorder: Recorder, sizes: dict[str, Any]) -> None:
         organs=selection.organ_names,
         modalities=modalities,
         recipe=run.recipe,
+        training=recipe.as_json(),
         metrics=metrics_of(history, selection),
     )
     recorder.say("Storing the checkpoint.")

@@ -45,11 +45,11 @@ class Schedule:
 
 
 def save_state(
-    folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule
+    folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule
 ) -> None:
     """Weights, optimiser and schedule, written under temporary names and then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"network.{name}": t for name, t in network.state_dict().items()}
+    tensors = {f"learner.{name}": t for name, t in learner.state_dict().items()}
     for index, entry in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{key}": torch.as_tensor(value) for key, value in entry.items()}
     name = f"state-{schedule.step}.safetensors"
@@ -63,14 +63,14 @@ def save_state(
 
 
 def load_state(
-    folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule
+    folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule
 ) -> bool:
     """Continue from what `save_state` left; False where there is nothing."""
     if not (folder / "state.json").exists():
         return False
     description = json.loads((folder / "state.json").read_text())
     tensors = load_file(folder / description["file"])
-    network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
+    learner.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("learner.")})
     state = optimiser.state_dict()
     for key, tensor in tensors.items():
         if key.startswith("optimiser."):

@@ -3,24 +3,25 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import nn
 
+from ml.augmentation import augment
 from ml.network import (
-    NetworkOutput,
     NetworkShape,
     OrganNetwork,
     device_for,
     initialise_as_paper,
     initialise_for_relu,
 )
-from ml.preprocess import Preprocessing, augment
+from ml.objective import Objective
+from ml.preprocess import Preprocessing
 from ml.recipes import Recipe
 from ml.schedule import EpochResult, Schedule, load_state, save_state
 
@@ -72,20 +73,22 @@ def train(
 ) -> tuple[OrganNetwork, Preprocessing, list[EpochResult]]:
     """Train from scratch, or from the state found in `resume_dir`.
 
+    Of `shape` the recipe decides dropout, and whether FC1 has length 1.
     `max_seconds` shortens the schedule to what fits, measured over the first steps; it never lengthens it.
     Raises Stopped when `should_stop` says so, ValueError when the device is not there.
     """
     target = device_for(device)
     torch.manual_seed(seed)
-    network = OrganNetwork(shape)
+    network = OrganNetwork(replace(shape, dropout=recipe.dropout, unit_fc1=recipe.unit_fc1))
     (initialise_as_paper if recipe.paper_initialisation else initialise_for_relu)(network)
     network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimiser = _optimiser(network, recipe)
-    preprocessing = Preprocessing.fitted_to(data.renditions)
+    learner = nn.ModuleDict({"network": network, "objective": Objective(recipe, network.shape).to(target)})
+    optimiser = _optimiser(learner, recipe)
+    preprocessing = Preprocessing.fitted_to(data.renditions, recipe.per_image)
     steps_per_epoch = max(1, math.ceil(len(data) / recipe.batch_size))
     schedule = Schedule((epochs or recipe.epochs) * steps_per_epoch, steps_per_epoch)
-    resumed = resume_dir is not None and load_state(resume_dir, network, optimiser, schedule)
-    loop = _Loop(network, optimiser, preprocessing, recipe, target, seed)
+    resumed = resume_dir is not None and load_state(resume_dir, learner, optimiser, schedule)
+    loop = _Loop(learner, optimiser, preprocessing, recipe, target, seed)
     started = saved = time.monotonic()
     first_step = schedule.step
     while schedule.step < schedule.total_steps:
@@ -107,7 +110,7 @@ def train(
         schedule.history.append(result)
         stopping = should_stop()
         if resume_dir and (stopping or time.monotonic() - saved > SAVE_SECONDS):
-            save_state(resume_dir, network, optimiser, schedule)
+            save_state(resume_dir, learner, optimiser, schedule)
             saved = time.monotonic()
         on_progress(_progress(schedule, rate, recipe, result.train_loss, result))
         if stopping:
@@ -119,7 +122,7 @@ def train(
 class _Loop:
     """What one step needs."""
 
-    network: OrganNetwork
+    learner: nn.ModuleDict  # "network" and "objective"
     optimiser: torch.optim.Optimizer
     preprocessing: Preprocessing
     recipe: Recipe
@@ -144,13 +147,13 @@ class _Loop:
     def step(self, data: TrainingData, batch: NDArray[np.int64], schedule: Schedule) -> tuple[float, int]:
         """One update; returns the loss and the number of organs predicted right."""
         started = time.monotonic()
-        self.network.train()
+        self.learner.train()
         if isinstance(data.renditions, np.memmap):
             batch = np.sort(batch)  # read in the order of the file
         renditions = data.renditions[batch]
         if self.recipe.augmentation:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + schedule.step)
-            x = augment(renditions, self.preprocessing, generator)
+            x = augment(renditions, self.preprocessing, self.recipe.augmentation, generator)
         else:
             x = self.preprocessing(renditions)
         for group in self.optimiser.param_groups:
@@ -158,26 +161,15 @@ class _Loop:
         organs = torch.from_numpy(data.organs[batch]).to(self.device)
         modalities = torch.from_numpy(data.modalities[batch]).to(self.device)
         with self._autocast():
-            output = self.network(x.to(self.device, memory_format=torch.channels_last))
-        loss = self._loss(output, organs, modalities)
+            output = self.learner["network"](x.to(self.device, memory_format=torch.channels_last))
+        loss = self.learner["objective"](output, organs, modalities)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.recipe.optimiser == "adamw":
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 5.0)
         self.optimiser.step()
         self.step_seconds.append(time.monotonic() - started)
         return float(loss.detach()), int((output.organ_logits.argmax(1) == organs).sum())
-
-    def _loss(self, output: NetworkOutput, organs: Tensor, modalities: Tensor) -> Tensor:
-        smoothing = self.recipe.label_smoothing
-        loss = F.cross_entropy(
-            output.organ_logits.float(), organs, ignore_index=-1, label_smoothing=smoothing
-        )
-        if output.modality_logits is not None and bool((modalities >= 0).any()):
-            loss = loss + 0.5 * F.cross_entropy(
-                output.modality_logits.float(), modalities, ignore_index=-1, label_smoothing=smoothing
-            )
-        return loss
 
     def _autocast(self) -> torch.autocast:
         enabled = self.recipe.bfloat16 and has_fast_bfloat16(self.device)
@@ -187,12 +179,12 @@ class _Loop:
     def validate(self, data: TrainingData, result: EpochResult) -> None:
         if not len(data):
             return
-        self.network.eval()
+        network = self.learner["network"].eval()
         organ_logits, modality_logits = [], []
         for start in range(0, len(data), 64):
             x = self.preprocessing(data.renditions[start : start + 64])
             with self._autocast():
-                output = self.network(x.to(self.device, memory_format=torch.channels_last))
+                output = network(x.to(self.device, memory_format=torch.channels_last))
             organ_logits.append(output.organ_logits.float().cpu())
             if output.modality_logits is not None:
                 modality_logits.append(output.modality_logits.float().cpu())
@@ -213,11 +205,11 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def _optimiser(network: OrganNetwork, recipe: Recipe) -> torch.optim.Optimizer:
+def _optimiser(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimiser == "sgd":
-        return torch.optim.SGD(network.parameters(), lr=recipe.learning_rate)
+        return torch.optim.SGD(learner.parameters(), lr=recipe.learning_rate)
     return torch.optim.AdamW(
-        network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+        learner.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
     )
 
 

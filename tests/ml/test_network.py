@@ -1,5 +1,7 @@
 """The paper's network, its preprocessing and projection."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from ml.network import (
     initialise_as_paper,
     trainable_parameters,
 )
-from ml.preprocess import Preprocessing, augment
+from ml.preprocess import Preprocessing
 from ml.projection import fit_projection
 from tests.factories import make_pixels, tiny_shape
 
@@ -70,15 +72,24 @@ def test_preprocessing_takes_the_centre() -> None:
     assert x.unique().tolist() == [2.0]
 
 
-def test_augmented_views_differ_and_repeat_by_seed() -> None:
-    images = renditions(3)
-    first, again, other = (
-        augment(images, Preprocessing(), torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
-    )
-    assert first.shape == (3, 1, 224, 224)
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert torch.isfinite(first).all()
+def test_preprocessing_of_each_image_forgets_brightness_and_contrast() -> None:
+    image = renditions(1)
+    darker = (image // 3 + 20).astype(np.uint8)
+    preprocessing = Preprocessing(per_image=True)
+    x = preprocessing(image)
+    assert (x.mean().item(), x.std().item()) == (pytest.approx(0, abs=1e-4), pytest.approx(1, rel=1e-3))
+    assert torch.allclose(preprocessing(darker), x, atol=0.05)
+    assert preprocessing(np.full((1, 256, 256), 90, np.uint8)).abs().max() < 1e-4  # nothing to stretch
+
+
+def test_fc1_of_length_one_where_the_shape_says_so() -> None:
+    torch.manual_seed(0)
+    plain = OrganNetwork(tiny_shape()).eval()
+    unit = OrganNetwork(replace(tiny_shape(), unit_fc1=True)).eval()
+    unit.load_state_dict(plain.state_dict())
+    x = torch.rand(3, 1, 224, 224)
+    assert torch.allclose(unit(x).fc1.norm(dim=1), torch.ones(3))
+    assert torch.equal(unit(x).organ_logits, plain(x).organ_logits)
 
 
 def test_projection_keeps_what_pca_keeps() -> None:

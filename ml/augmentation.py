@@ -1,0 +1,120 @@
+"""Random views of images, as much as medical images bear: so that organs are learnt, not scanners."""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ml.preprocess import Preprocessing
+from ml.recipes import Augmentation
+
+
+def augment(
+    renditions: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    strength: Augmentation,
+    generator: torch.Generator,
+) -> Tensor:
+    """A random view of each image: float32 (N, 1, 224, 224) from uint8 (N, 256, 256)."""
+    draw = _Draw(len(renditions), generator)
+    view = torch.from_numpy(np.ascontiguousarray(renditions)).unsqueeze(1).float() / 255
+    view = reframe(view, preprocessing.crop, strength, draw)
+    view = regrade(view, strength, draw)
+    view = lose_resolution(view, strength, draw)
+    view = cover(view, strength, draw)
+    if strength.noise:
+        view = view + torch.randn(view.shape, generator=generator) * draw.between(0, strength.noise)
+    return preprocessing.normalise(view.clamp(0, 1))
+
+
+class _Draw:
+    """Random numbers for a batch of N images, float32 (N, 1, 1, 1)."""
+
+    def __init__(self, images: int, generator: torch.Generator) -> None:
+        self.images, self.generator = images, generator
+
+    def between(self, low: float, high: float) -> Tensor:
+        return torch.empty(self.images, 1, 1, 1).uniform_(low, high, generator=self.generator)
+
+    def either_way(self, most: float) -> Tensor:
+        return self.between(-most, most)
+
+    def factor(self, most: float) -> Tensor:
+        """Between 1 / (1 + most) and 1 + most, on a logarithmic scale."""
+        return self.either_way(math.log1p(most)).exp()
+
+    def chance(self, probability: float) -> Tensor:
+        return torch.rand(self.images, 1, 1, 1, generator=self.generator) < probability
+
+    def some(self, share: float) -> Tensor:
+        """Positions of this share of the images, in random order: int64."""
+        return torch.randperm(self.images, generator=self.generator)[: round(self.images * share)]
+
+
+def reframe(images: Tensor, crop: int, strength: Augmentation, draw: _Draw) -> Tensor:
+    """Rotation, scale, stretch, shift and mirror. Beyond the image lies its border, or black."""
+    angle = draw.either_way(strength.rotation).flatten() * math.pi / 180
+    low, high = strength.scale
+    scale = draw.between(math.log(low), math.log(high)).exp().flatten()
+    stretch = draw.factor(strength.stretch).sqrt().flatten()
+    mirror = torch.where(draw.chance(0.5), -1.0, 1.0).flatten()
+    across, down = draw.either_way(strength.shift).flatten(), draw.either_way(strength.shift).flatten()
+    x = torch.stack([scale * stretch * angle.cos() * mirror, -scale * stretch * angle.sin(), across], 1)
+    y = torch.stack([scale / stretch * angle.sin() * mirror, scale / stretch * angle.cos(), down], 1)
+    grid = F.affine_grid(torch.stack([x, y], 1), [len(images), 1, crop, crop], align_corners=False)
+    black = bool(torch.rand(1, generator=draw.generator) < 0.5)
+    padding = "zeros" if black else "border"
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+
+
+def regrade(view: Tensor, strength: Augmentation, draw: _Draw) -> Tensor:
+    """Other windows and scanners: gamma, a rising curve, contrast, brightness, shading, the negative."""
+    view = view.clamp(1e-4, 1).pow(draw.factor(strength.gamma))
+    view = torch.where(draw.chance(strength.curve), rising_curve(view, draw.generator), view)
+    view = (view - 0.5) * draw.factor(strength.contrast) + 0.5 + draw.either_way(strength.brightness)
+    if strength.shading:
+        view = torch.where(draw.chance(0.4), view * shading(view.shape[-1], strength.shading, draw), view)
+    view = view.clamp(0, 1)
+    return torch.where(draw.chance(strength.negative), 1 - view, view)
+
+
+def rising_curve(view: Tensor, generator: torch.Generator, pieces: int = 5) -> Tensor:
+    """Each image's grey values through a random rising polyline from 0 to 1, as another window would."""
+    rises = torch.rand(len(view), pieces, generator=generator) + 0.15
+    knots = F.pad(rises.cumsum(1) / rises.sum(1, keepdim=True), (1, 0))  # (N, pieces + 1)
+    position = view.flatten(1) * pieces
+    piece = position.floor().clamp(0, pieces - 1).long()
+    low, high = knots.gather(1, piece), knots.gather(1, piece + 1)
+    return (low + (high - low) * (position - piece)).view_as(view)
+
+
+def shading(size: int, most: float, draw: _Draw) -> Tensor:
+    """A smooth field around 1, as coils and beams leave it: float32 (N, 1, size, size)."""
+    line = torch.linspace(-1, 1, size)
+    y, x = torch.meshgrid(line, line, indexing="ij")
+    tilts = (draw.either_way(most) * shape for shape in (x, y, x * x + y * y - 0.6))
+    return 1 + sum(tilts, torch.zeros(1))
+
+
+def lose_resolution(view: Tensor, strength: Augmentation, draw: _Draw) -> Tensor:
+    """Some images shrunk and enlarged again: sharpness must not tell the collection they came from."""
+    for part in draw.some(strength.low_resolution).chunk(4):
+        low, high = (math.log(side) for side in strength.resolutions)
+        side = round(math.exp(torch.empty(1).uniform_(low, high, generator=draw.generator).item()))
+        small = F.adaptive_avg_pool2d(view[part], side)
+        view[part] = F.interpolate(small, size=view.shape[-2:], mode="bilinear", align_corners=False)
+    return view
+
+
+def cover(view: Tensor, strength: Augmentation, draw: _Draw) -> Tensor:
+    """A grey rectangle over some images, as markers and collimators are."""
+    size = view.shape[-1]
+    for position in draw.some(strength.cover).tolist():
+        height, width, top, left, grey = torch.rand(5, generator=draw.generator).tolist()
+        rows, columns = round(10 + height * 0.35 * size), round(10 + width * 0.35 * size)
+        y, x = round(top * (size - rows)), round(left * (size - columns))
+        view[position, :, y : y + rows, x : x + columns] = grey
+    return view
