@@ -15,15 +15,8 @@ FORBIDDEN = {
 }
 WITHOUT_DJANGO = [
     *("ml/network.py", "ml/preprocess.py", "ml/training.py", "ml/schedule.py", "ml/recipes.py"),
-    *(
-        "ml/inference.py",
-        "ml/engines.py",
-        "ml/checkpoint.py",
-        "ml/projection.py",
-        "ml/labelled_folder.py",
-        "ml/metrics.py",
-    ),
-    "ml/protocol.py",
+    *("ml/inference.py", "ml/engines.py", "ml/checkpoint.py", "ml/projection.py", "ml/protocol.py"),
+    *("ml/augmentation.py", "ml/objective.py", "ml/calibration.py", "ml/labelled_folder.py", "ml/metrics.py"),
     *("ingest/reading.py", "ingest/dicom.py", "ingest/decoders.py", "ingest/windowing.py"),
     *("ingest/pictures.py", "ingest/renditions.py", "ingest/image_file.py"),
 ]

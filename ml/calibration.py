@@ -1,0 +1,114 @@
+"""Probabilities that mean something, and a score for pictures that are no medical images. NumPy alone.
+
+Guo et al., "On calibration of modern neural networks", ICML 2017: one temperature divides the logits, so that
+of the images seen with a probability of 80 % about 80 % are right. No ranking of classes changes by it.
+Liu et al., "Energy-based out-of-distribution detection", NeurIPS 2020: the energy of the logits tells how far
+an image is from what the network has learnt.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ACCEPTED = 0.95  # share of images like those learnt from that a threshold lets pass
+TEMPERATURES = (0.05, 20.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Fitted on images held out from learning; the values given here leave everything as it is."""
+
+    organ_temperature: float = 1.0
+    modality_temperature: float = 1.0
+    energy_threshold: float | None = None  # an image with a higher energy is unlike what was learnt
+    distance_threshold: float | None = None  # likewise, by the distance of FC1 to the nearest one learnt from
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
+    """Probabilities along the last axis."""
+    scaled = logits / np.float32(temperature)
+    exponentials = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float32)
+
+
+def energy(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """float32 (N,): minus the log of the sum of exponentials. The lower, the more like what was learnt."""
+    highest = logits.max(axis=-1)
+    return np.asarray(-highest - np.log(np.exp(logits - highest[..., None]).sum(axis=-1)), np.float32)
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The temperature with the least negative log likelihood; labels of -1 are left out.
+
+    The likelihood has one optimum in 1 / temperature: golden-section search on its logarithm. 1 where no
+    label is known.
+    """
+    known = labels >= 0
+    if not known.any():
+        return 1.0
+    logits, labels = logits[known].astype(np.float64), labels[known]
+
+    def loss(log_temperature: float) -> float:
+        scaled = logits / np.exp(log_temperature)
+        highest = scaled.max(1)
+        total = highest + np.log(np.exp(scaled - highest[:, None]).sum(1))
+        return float((total - scaled[np.arange(len(labels)), labels]).mean())
+
+    low, high = np.log(TEMPERATURES)
+    golden = (np.sqrt(5) - 1) / 2
+    while high - low > 1e-4:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if loss(left) < loss(right):
+            high = right
+        else:
+            low = left
+    return round(float(np.exp((low + high) / 2)), 4)
+
+
+def threshold(scores: NDArray[np.floating[Any]], accepted: float = ACCEPTED) -> float | None:
+    """What this share of the scores does not exceed; None without any score."""
+    return float(np.quantile(scores, accepted)) if len(scores) else None
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Images whose highest probability lies between two bounds."""
+
+    low: float
+    high: float
+    images: int
+    confidence: float | None  # the mean of their highest probabilities; None without images
+    accuracy: float | None
+
+
+def reliability(
+    probabilities: NDArray[np.float32], labels: NDArray[np.int64], bins: int = 15
+) -> tuple[list[Bin], float]:
+    """The reliability diagram in bins of equal width, and the expected calibration error (0..1)."""
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    found, error = [], 0.0
+    for number in range(bins):
+        inside = place == number
+        images = int(inside.sum())
+        mean = float(confidence[inside].mean()) if images else None
+        accuracy = float(right[inside].mean()) if images else None
+        if mean is not None and accuracy is not None:
+            error += images / len(labels) * abs(mean - accuracy)
+        found.append(Bin(number / bins, (number + 1) / bins, images, mean, accuracy))
+    return found, error
+
+
+def area_under_roc(inside: NDArray[np.floating[Any]], outside: NDArray[np.floating[Any]]) -> float:
+    """How often an image from outside scores higher than one from inside; ties count half. 0.5 is chance."""
+    both = np.concatenate([inside, outside])
+    _, inverse, counts = np.unique(both, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # from 1, equal scores share their mean rank
+    above = ranks[len(inside) :].sum() - len(outside) * (len(outside) + 1) / 2
+    return float(above / (len(inside) * len(outside)))

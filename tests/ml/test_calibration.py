@@ -1,0 +1,72 @@
+"""Temperature, reliability, energy."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml.calibration import area_under_roc, energy, fit_temperature, reliability, softmax, threshold
+
+
+def overconfident(factor: float, number: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
+    """Logits whose softmax would be right, times `factor`; labels drawn by that softmax."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1.5, (number, 5)).astype(np.float32)
+    chosen = (softmax(logits).cumsum(1) < rng.random((number, 1))).sum(1).clip(0, 4)
+    return logits * np.float32(factor), chosen.astype(np.int64)
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 3.0])
+def test_the_temperature_undoes_what_made_it_too_sure(factor: float) -> None:
+    logits, labels = overconfident(factor)
+    assert fit_temperature(logits, labels) == pytest.approx(factor, rel=0.05)
+
+
+def test_calibration_mends_the_expected_calibration_error() -> None:
+    logits, labels = overconfident(3.0)
+    _, before = reliability(softmax(logits), labels)
+    _, after = reliability(softmax(logits, fit_temperature(logits, labels)), labels)
+    assert before > 0.15
+    assert after < 0.01
+
+
+def test_labels_that_are_not_known_do_not_count() -> None:
+    logits, labels = overconfident(2.0, 500)
+    some = labels.copy()
+    some[250:] = -1
+    assert fit_temperature(logits, some) == fit_temperature(logits[:250], labels[:250])
+    assert fit_temperature(logits, np.full(500, -1)) == 1.0
+
+
+def test_the_reliability_diagram_counts_every_image_once() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.95, 0.05], [0.5, 0.5], [0.0, 1.0]], np.float32)
+    bins, error = reliability(probabilities, np.array([0, 1, 0, 1]), bins=10)
+    assert [b.images for b in bins] == [0, 0, 0, 0, 1, 0, 0, 0, 1, 2]
+    assert (bins[9].accuracy, bins[9].confidence) == (0.5, pytest.approx(0.975))
+    assert (bins[0].accuracy, bins[0].confidence) == (None, None)
+    assert error == pytest.approx(0.25 * 0.5 + 0.25 * 0.1 + 0.5 * 0.475)
+
+
+def test_softmax_and_energy_agree_with_torch() -> None:
+    logits = np.random.default_rng(0).normal(0, 30, (6, 4)).astype(np.float32)
+    assert np.allclose(softmax(logits, 2.0), F.softmax(torch.from_numpy(logits) / 2, 1), atol=1e-6)
+    assert np.allclose(energy(logits), -torch.logsumexp(torch.from_numpy(logits), 1), rtol=1e-5)
+
+
+def test_a_threshold_lets_95_of_100_pass() -> None:
+    scores = np.random.default_rng(0).normal(size=1000)
+    bound = threshold(scores)
+    assert bound is not None
+    assert (scores <= bound).mean() == pytest.approx(0.95, abs=0.002)
+    assert threshold(np.array([])) is None
+
+
+@given(
+    st.lists(st.integers(0, 5), min_size=1, max_size=20), st.lists(st.integers(0, 5), min_size=1, max_size=20)
+)
+def test_area_under_roc_is_the_share_of_pairs_in_order(inside: list[int], outside: list[int]) -> None:
+    pairs = [(o > i) + 0.5 * (o == i) for i in inside for o in outside]
+    expected = sum(pairs) / len(pairs)
+    assert area_under_roc(np.array(inside, float), np.array(outside, float)) == pytest.approx(expected)
