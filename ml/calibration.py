@@ -25,8 +25,44 @@ class Calibration:
     energy_threshold: float | None = None  # an image with a higher energy is unlike what was learnt
     distance_threshold: float | None = None  # likewise, by the distance of FC1 to the nearest one learnt from
 
+    def __post_init__(self) -> None:
+        if min(self.organ_temperature, self.modality_temperature) <= 0:
+            raise ValueError("a temperature has to be positive.")
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def fit_calibration(
+    organ_logits: NDArray[np.float32],
+    modality_logits: NDArray[np.float32] | None,
+    distances: NDArray[np.float32],
+    organs: NDArray[np.int64],
+    modalities: NDArray[np.int64],
+) -> Calibration:
+    """Row n of each array is about held-out image n; labels are -1 where not known.
+
+    distances (N,): of its FC1 to the nearest FC1 that was learnt from.
+    """
+    return Calibration(
+        organ_temperature=fit_temperature(organ_logits, organs),
+        modality_temperature=1.0 if modality_logits is None else fit_temperature(modality_logits, modalities),
+        energy_threshold=threshold(energy(organ_logits)),
+        distance_threshold=threshold(distances),
+    )
+
+
+def nearest_distances(
+    fc1: NDArray[np.float32], others: NDArray[np.float32], chunk: int = 256
+) -> NDArray[np.float32]:
+    """float32 (N,): Euclidean distance of each row of fc1 (N, D) to the nearest of others (M, D), M >= 1."""
+    squares = (others**2).sum(1)
+    found = np.empty(len(fc1), np.float32)
+    for start in range(0, len(fc1), chunk):
+        part = fc1[start : start + chunk]
+        nearest = (squares - 2 * part @ others.T).min(1) + (part**2).sum(1)
+        found[start : start + chunk] = np.sqrt(np.maximum(nearest, 0))
+    return found
 
 
 def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ import math
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -19,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ingest.renditions import RENDITION_SIZE
+from ml.calibration import Calibration
 from ml.network import NetworkShape, OrganNetwork
 from ml.preprocess import INPUT_SIZE, Preprocessing
 from ml.projection import DIMENSIONS, Projection
@@ -45,7 +47,7 @@ class Checkpoint:
     recipe: str
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)  # the recipe's parameters
-    calibration: dict[str, Any] = field(default_factory=dict)
+    calibration: Calibration = field(default_factory=Calibration)
     product_version: str = PRODUCT_VERSION  # that made it; "" where it was not noted
 
 
@@ -68,7 +70,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         "recipe": checkpoint.recipe,
         "training": checkpoint.training,
         "metrics": checkpoint.metrics,
-        "calibration": checkpoint.calibration,
+        "calibration": checkpoint.calibration.as_json(),
     }
     described.write_text(json.dumps(description, indent=1))
     weights.rename(folder / WEIGHTS)
@@ -100,7 +102,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         recipe=entry(description, "recipe", str),
         metrics=entry(description, "metrics", dict),
         training=entry(description, "training", dict, {}),
-        calibration=entry(description, "calibration", dict, {}),
+        calibration=rebuilt(Calibration, "calibration", {"calibration": {}, **description}),
         product_version=entry(description, "product_version", str, ""),
     )
 
@@ -171,6 +173,8 @@ def fits(value: Any, kind: Any) -> bool:
     """Whether a value of JSON is of the annotated type: a list does for a tuple, a whole number for float."""
     if get_origin(kind) is tuple:
         return isinstance(value, list) and all(fits(v, get_args(kind)[0]) for v in value)
+    if isinstance(kind, UnionType):
+        return any(fits(value, each) for each in get_args(kind))
     if kind is float:
         return type(value) is int or (type(value) is float and math.isfinite(value))
     return type(value) is kind  # not isinstance: True is no number

@@ -1,5 +1,6 @@
 """What a trained network sees in images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ml.calibration import energy, softmax
 from ml.checkpoint import Checkpoint, load_checkpoint
 from ml.engines import Engine, Outputs, engine_for, joined, quiet_beside
+from ml.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -17,8 +20,9 @@ class Description:
 
     fc1: NDArray[np.float32]  # (N, 4096), after ReLU
     projection: NDArray[np.float32]  # (N, 128)
-    organ_probabilities: NDArray[np.float32]  # (N, organs)
-    modality_probabilities: NDArray[np.float32] | None  # (N, modalities)
+    organ_probabilities: NDArray[np.float32]  # (N, organs), calibrated
+    modality_probabilities: NDArray[np.float32] | None  # (N, modalities), calibrated
+    energy: NDArray[np.float32]  # (N,), the lower, the more like what was learnt
 
 
 class ImageDescriber:
@@ -27,6 +31,7 @@ class ImageDescriber:
     def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
         self.engine = engine
         self.organs, self.modalities = checkpoint.organs, checkpoint.modalities
+        self.calibration = checkpoint.calibration
         self._preprocessing = checkpoint.preprocessing
         self._mean = torch.from_numpy(checkpoint.projection.mean)
         self._components = torch.from_numpy(checkpoint.projection.components)
@@ -40,13 +45,16 @@ class ImageDescriber:
     def describe(self, renditions: NDArray[np.uint8]) -> Description:
         """Describe uint8 (N, 256, 256) renditions, N >= 1, in batches."""
         with quiet_beside(self.engine):
-            seen = self._see(renditions)
-            modality = seen.modality_logits
+            seen = see(self.engine, self._preprocessing, renditions)
+            modality, calibration = seen.modality_logits, self.calibration
             return Description(
                 fc1=seen.fc1,
                 projection=self._project(seen.fc1),
-                organ_probabilities=softmax(seen.organ_logits),
-                modality_probabilities=None if modality is None else softmax(modality),
+                organ_probabilities=softmax(seen.organ_logits, calibration.organ_temperature),
+                modality_probabilities=(
+                    None if modality is None else softmax(modality, calibration.modality_temperature)
+                ),
+                energy=energy(seen.organ_logits),
             )
 
     def _project(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -54,16 +62,18 @@ class ImageDescriber:
         projected: NDArray[np.float32] = ((torch.from_numpy(fc1) - self._mean) @ self._components.T).numpy()
         return projected
 
-    def _see(self, renditions: NDArray[np.uint8]) -> Outputs:
-        parts, done = [], 0
-        while done < len(renditions):
-            batch = renditions[done : done + self.engine.batch_size]  # which may shrink on the way
-            parts.append(self.engine(self._preprocessing(batch)))
-            done += len(batch)
-        return joined(parts)
 
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities along the last axis."""
-    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True), np.float32)
+def see(
+    engine: Engine,
+    preprocessing: Preprocessing,
+    renditions: NDArray[np.uint8],
+    on_batch: Callable[[], None] = lambda: None,
+) -> Outputs:
+    """The outputs for uint8 (N, 256, 256) renditions, N >= 1, in batches of the engine's size."""
+    parts, done = [], 0
+    while done < len(renditions):
+        batch = renditions[done : done + engine.batch_size]  # which may shrink on the way
+        parts.append(engine(preprocessing(batch)))
+        done += len(batch)
+        on_batch()
+    return joined(parts)

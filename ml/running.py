@@ -16,7 +16,10 @@ from django.db import InterfaceError, OperationalError, transaction
 from numpy.typing import NDArray
 
 from ingest.models import Image
+from ml.calibration import Calibration, fit_calibration, nearest_distances
 from ml.checkpoint import Checkpoint, save_checkpoint
+from ml.engines import Outputs, TorchEngine
+from ml.inference import see
 from ml.locks import locked_run
 from ml.models import ModelVersion, RunStatus, TrainingRun
 from ml.network import NetworkShape, OrganNetwork, device_for
@@ -106,17 +109,28 @@ def learn(recorder: Recorder, sizes: dict[str, Any]) -> None:
         on_progress=recorder.on_progress,
         should_stop=recorder.should_stop,
     )
-    recorder.say("Fitting the projection of FC1.")
-    fc1 = fc1_of_sample(network, preprocessing, learning.renditions, run.device, recorder)
+    recorder.say("Fitting the projection and the calibration.")
+    learnt = see_sample(network, preprocessing, learning, run.device, recorder)
+    calibration = Calibration()
+    if len(validation):
+        held_out = see_sample(network, preprocessing, validation, run.device, recorder)
+        calibration = fit_calibration(
+            held_out.organ_logits,
+            held_out.modality_logits,
+            nearest_distances(held_out.fc1, learnt.fc1),
+            sample(validation.organs),
+            sample(validation.modalities),
+        )
     checkpoint = Checkpoint(
         network=network,
         preprocessing=preprocessing,
-        projection=fit_projection(fc1),
+        projection=fit_projection(learnt.fc1),
         organs=selection.organ_names,
         modalities=modalities,
         recipe=run.recipe,
         training=recipe.as_json(),
         metrics=metrics_of(history, selection),
+        calibration=calibration,
     )
     recorder.say("Storing the checkpoint.")
     finish(recorder, checkpoint)
@@ -154,25 +168,26 @@ def parts_of(selection: Selection, renditions: NDArray[np.uint8]) -> tuple[Train
     )
 
 
-@torch.inference_mode()
-def fc1_of_sample(
+def see_sample(
     network: OrganNetwork,
     preprocessing: Preprocessing,
-    renditions: NDArray[np.uint8],
+    data: TrainingData,
     device: str,
     recorder: Recorder,
-) -> NDArray[np.float32]:
-    """FC1, float32 (at most MOST_SAMPLES, 4096), of evenly spaced images."""
-    target = device_for(device)
-    network = network.eval().to(target)
-    step = -(-len(renditions) // MOST_SAMPLES)
-    parts = []
-    for start in range(0, len(renditions), 64 * step):
-        x = preprocessing(renditions[start : start + 64 * step : step])
-        parts.append(network(x.to(target)).fc1.float().cpu().numpy())
-        recorder.say("Fitting the projection of FC1.")
+) -> Outputs:
+    """What the network sees in at most MOST_SAMPLES evenly spaced images. It comes back to the CPU."""
+    seen = see(
+        TorchEngine(network, device),
+        preprocessing,
+        sample(data.renditions),
+        lambda: recorder.say("Fitting the projection and the calibration."),
+    )
     network.to("cpu")
-    return np.concatenate(parts)
+    return seen
+
+
+def sample(rows: NDArray[Any]) -> NDArray[Any]:
+    return rows[:: max(1, -(-len(rows) // MOST_SAMPLES))]
 
 
 def metrics_of(history: list[EpochResult], selection: Selection) -> dict[str, Any]:

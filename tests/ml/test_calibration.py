@@ -7,7 +7,16 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml.calibration import area_under_roc, energy, fit_temperature, reliability, softmax, threshold
+from ml.calibration import (
+    area_under_roc,
+    energy,
+    fit_calibration,
+    fit_temperature,
+    nearest_distances,
+    reliability,
+    softmax,
+    threshold,
+)
 
 
 def overconfident(factor: float, number: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -70,3 +79,22 @@ def test_area_under_roc_is_the_share_of_pairs_in_order(inside: list[int], outsid
     pairs = [(o > i) + 0.5 * (o == i) for i in inside for o in outside]
     expected = sum(pairs) / len(pairs)
     assert area_under_roc(np.array(inside, float), np.array(outside, float)) == pytest.approx(expected)
+
+
+def test_the_nearest_distance_is_the_least_of_all() -> None:
+    rng = np.random.default_rng(0)
+    fc1, others = rng.random((7, 30), np.float32), rng.random((9, 30), np.float32)
+    expected = np.linalg.norm(fc1[:, None] - others[None], axis=2).min(1)
+    assert np.allclose(nearest_distances(fc1, others, chunk=3), expected, atol=1e-5)
+    assert nearest_distances(others, others) == pytest.approx(np.zeros(9), abs=2e-3)
+
+
+def test_a_calibration_holds_all_that_was_fitted() -> None:
+    logits, labels = overconfident(2.0, 2000)
+    distances = np.linspace(0, 1, 2000, dtype=np.float32)
+    fitted = fit_calibration(logits, None, distances, labels, np.full(2000, -1))
+    assert fitted.organ_temperature == pytest.approx(2.0, rel=0.1)
+    assert fitted.modality_temperature == 1.0
+    assert fitted.distance_threshold == pytest.approx(0.95, abs=0.001)
+    assert fitted.energy_threshold is not None
+    assert (energy(logits) > fitted.energy_threshold).mean() == pytest.approx(0.05, abs=0.002)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ml.calibration import Calibration
 from ml.checkpoint import (
     FORMAT_VERSION,
     PRODUCT_VERSION,
@@ -81,7 +82,7 @@ def test_a_checkpoint_rebuilds_everything(tmp_path: Path) -> None:
         "paper",
         metrics={"x": 1},
         training={"epochs": 30},
-        calibration={"temperature": 1.5},
+        calibration=Calibration(1.5, 0.7, energy_threshold=-4.0),
     )
     save_checkpoint(saved, tmp_path)
     loaded = load_checkpoint(tmp_path)
@@ -100,7 +101,7 @@ def test_a_checkpoint_of_the_first_format_loads(folder: Path) -> None:
     later = {"sha256", "training", "calibration", "product_version"}
     write(folder, {k: v for k, v in read(folder).items() if k not in later} | {"format_version": 1})
     loaded = load_checkpoint(folder)
-    assert (loaded.training, loaded.calibration, loaded.product_version) == ({}, {}, "")
+    assert (loaded.training, loaded.calibration, loaded.product_version) == ({}, Calibration(), "")
 
 
 def test_what_a_reader_does_not_know_beside_the_network_is_left_alone(folder: Path) -> None:
@@ -194,6 +195,8 @@ def test_an_enormous_description_is_not_read(folder: Path) -> None:
         ({"metrics": [1]}, "metrics is missing or"),
         ({"training": "os.system"}, "training is missing or"),
         ({"calibration": 1.0}, "calibration is missing or"),
+        ({"calibration": {"energy_threshold": "low"}}, "energy_threshold in calibration is not what"),
+        ({"calibration": {"organ_temperature": 0}}, "calibration is not possible: a temperature has to be"),
         ({"sha256": None}, "sha256 is missing or"),
         ({"sha256": "0" * 64}, "wrong checksum"),
     ],

@@ -20,9 +20,10 @@ from ingest.phantoms.writing import make_phantom
 from ingest.reading import read_image
 from ingest.renditions import decode_rendition, network_rendition
 from ml import engines
+from ml.calibration import softmax
 from ml.checkpoint import Checkpoint
 from ml.engines import OpenVinoEngine, Outputs, TorchEngine, engine_for
-from ml.inference import ImageDescriber, softmax
+from ml.inference import ImageDescriber
 from ml.network import NetworkOutput, NetworkShape, OrganNetwork, initialise_for_relu
 from ml.preprocess import Preprocessing
 from ml.projection import fit_projection

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from django.db import connection
 from ingest.models import Dataset, Image, Split
 from ml.locks import lock_run, unlock_run
 from ml.models import ModelVersion, RunStatus, TrainingRun, VersionStatus
+from ml.recipes import RECIPES
 from ml.running import execute, resume
 from ml.serving import checkpoint_dir
 from ml.training_images import select_images, validation_groups
@@ -69,10 +71,16 @@ def test_run_makes_a_version_that_describes_images(images: list[Image]) -> None:
     assert sorted(default_storage.listdir(version.checkpoint)[1]) == ["model.json", "model.safetensors"]
     assert not run.resume_dir.exists()
 
+    from ml.checkpoint import load_checkpoint
     from ml.inference import ImageDescriber
 
     seen = ImageDescriber.from_checkpoint(checkpoint_dir(version)).describe(np.zeros((1, 256, 256), np.uint8))
     assert (seen.fc1.shape, seen.projection.shape) == ((1, 4096), (1, 128))
+    checkpoint = load_checkpoint(checkpoint_dir(version))
+    assert checkpoint.training == RECIPES["default"].as_json() | {"augmentation": ANY}
+    assert checkpoint.calibration.organ_temperature != 1.0
+    assert checkpoint.calibration.energy_threshold is not None
+    assert checkpoint.calibration.distance_threshold is not None
 
 
 def test_run_of_chosen_datasets_learns_from_them_alone(images: list[Image]) -> None:
