@@ -51,6 +51,8 @@ STEPS: dict[str, dict[str, Any]] = {
     "plain": {
         "augmentation": None,
         "per_image": False,
+        "resolution": None,
+        "equalisation": 0.0,
         "modality_weight": 0.0,
         "label_smoothing": 0.0,
         "fc1_weight": 0.0,
@@ -61,6 +63,8 @@ STEPS: dict[str, dict[str, Any]] = {
     "grey values": {"augmentation": GREY},
     "resolution and cover": {"augmentation": Augmentation()},
     "each image's own scale": {"per_image": True},
+    "64 pixels a side": {"resolution": 64},
+    "half equalised": {"equalisation": 0.5},
     "modality head": {"modality_weight": 0.5},
     "label smoothing": {"label_smoothing": 0.05},
     "less dropout": {"dropout": 0.3},

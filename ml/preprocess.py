@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,19 +17,25 @@ FLATTEST = 0.03  # standard deviation of grey values below which an image is not
 class Preprocessing:
     """Ships with the weights. mean and std of grey values in 0..1 over the training images.
 
-    `per_image` takes those of each image in their place, so that its brightness and contrast do not count.
+    The other fields take away by what collections differ more than organs do. `per_image` takes mean and std
+    of each image in their place: brightness and contrast do not count. `resolution` keeps that many pixels a
+    side: sharpness does not count. `equalisation` (0..1) mixes in so much of the image with its histogram
+    equalised: windows and gamma count less.
     """
 
     mean: float = 0.25
     std: float = 0.25
     crop: int = INPUT_SIZE
     per_image: bool = False
+    resolution: int | None = None
+    equalisation: float = 0.0
 
     @classmethod
-    def fitted_to(cls, renditions: NDArray[np.uint8], per_image: bool = False) -> "Preprocessing":
+    def fitted_to(cls, renditions: NDArray[np.uint8], **others: Any) -> "Preprocessing":
+        """With the mean and std of up to 1,000 of the images; `others` are the other fields."""
         sample = renditions[:: max(1, len(renditions) // 500)].astype(np.float32) / 255
         mean, std = round(float(sample.mean()), 4), round(max(float(sample.std()), 0.05), 4)
-        return cls(mean, std, per_image=per_image)
+        return cls(mean, std, **others)
 
     def __call__(self, renditions: NDArray[np.uint8]) -> Tensor:
         """float32 (N, 1, 224, 224), centre crop, from uint8 (N, 256, 256)."""
@@ -38,10 +45,27 @@ class Preprocessing:
 
     def normalise(self, grey: Tensor) -> Tensor:
         """grey: float32 (N, 1, rows, columns) in 0..1."""
+        size = grey.shape[-2:]
+        if self.resolution:  # first: what follows has fewer pixels to see
+            grey = F.adaptive_avg_pool2d(grey, self.resolution)
+        if self.equalisation:
+            grey = torch.lerp(grey, equalised(grey), self.equalisation)
         if self.per_image:
             std, mean = torch.std_mean(grey, dim=(1, 2, 3), keepdim=True)
-            return (grey - mean) / std.clamp_min(FLATTEST)
-        return (grey - self.mean) / self.std
+            grey = (grey - mean) / std.clamp_min(FLATTEST)
+        else:
+            grey = (grey - self.mean) / self.std
+        if self.resolution:
+            grey = F.interpolate(grey, size=size, mode="bilinear", align_corners=False)
+        return grey
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def equalised(grey: Tensor, levels: int = 256) -> Tensor:
+    """Each image with its grey values (0..1) replaced by the share of its pixels that are darker."""
+    level = (grey.flatten(1) * (levels - 1)).round_().long()
+    counts = torch.zeros(len(grey), levels).scatter_add_(1, level, torch.ones(level.shape))
+    darker = (counts.cumsum(1) - counts / 2) / level.shape[1]
+    return darker.gather(1, level).view_as(grey)

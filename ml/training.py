@@ -84,7 +84,12 @@ def train(
     network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
     learner = nn.ModuleDict({"network": network, "objective": Objective(recipe, network.shape).to(target)})
     optimiser = _optimiser(learner, recipe)
-    preprocessing = Preprocessing.fitted_to(data.renditions, recipe.per_image)
+    preprocessing = Preprocessing.fitted_to(
+        data.renditions,
+        per_image=recipe.per_image,
+        resolution=recipe.resolution,
+        equalisation=recipe.equalisation,
+    )
     steps_per_epoch = max(1, math.ceil(len(data) / recipe.batch_size))
     schedule = Schedule((epochs or recipe.epochs) * steps_per_epoch, steps_per_epoch)
     resumed = resume_dir is not None and load_state(resume_dir, learner, optimiser, schedule)

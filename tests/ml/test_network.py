@@ -82,6 +82,25 @@ def test_preprocessing_of_each_image_forgets_brightness_and_contrast() -> None:
     assert preprocessing(np.full((1, 256, 256), 90, np.uint8)).abs().max() < 1e-4  # nothing to stretch
 
 
+def test_preprocessing_of_few_pixels_forgets_sharpness() -> None:
+    fine = np.zeros((1, 256, 256), np.uint8)
+    fine[:, :, ::2] = 200  # every other column
+    x = Preprocessing(0, 1, resolution=56)(fine)
+    assert x.std() < 0.01
+    assert x.mean().item() == pytest.approx(100 / 255, abs=0.01)
+
+
+def test_equalisation_forgets_every_rising_curve() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (1, 256, 256)).astype(np.uint8)
+    darker = (255 * (image / 255) ** 2).astype(np.uint8)
+    whole, half, none = (Preprocessing(0, 1, equalisation=share) for share in (1.0, 0.5, 0.0))
+    assert (whole(image) - whole(darker)).abs().mean() < 0.01
+    assert (none(image) - none(darker)).abs().mean() > 0.1
+    assert torch.allclose(half(darker), (whole(darker) + none(darker)) / 2, atol=1e-5)
+    shares = np.sort(whole(image).flatten().numpy())
+    assert np.allclose(shares, np.linspace(0, 1, len(shares)), atol=0.01)  # every grey value equally often
+
+
 def test_fc1_of_length_one_where_the_shape_says_so() -> None:
     torch.manual_seed(0)
     plain = OrganNetwork(tiny_shape()).eval()
