@@ -112,7 +112,9 @@ class Supervisor:
     def _write_ledger(self) -> None:
         processes = [s.process.pid for s in self.services if s.process and s.process.poll() is None]
         entries = [(pid, psutil.Process(pid).create_time()) for pid in processes if psutil.pid_exists(pid)]
-        self._ledger.write_text(json.dumps(entries))
+        partial = self._ledger.with_suffix(".partial")
+        partial.write_text(json.dumps(entries))
+        partial.rename(self._ledger)  # a reader, or the start after a kill, never finds half of it
 
     def _leftovers(self) -> list[tuple[int, float]]:
         try:
