@@ -29,7 +29,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from ml.labelled_folder import LabelledFolder, read_labelled_folder
-from ml.network import NetworkShape, OrganNetwork, device_for
+from ml.network import NetworkShape, OrganNetwork, device_for, organ_network
 from ml.preprocess import Preprocessing
 from ml.protocol import Described, paired_difference, per_query
 from ml.recipes import RECIPES, Augmentation, Recipe
@@ -183,6 +183,7 @@ def measured(name: str, recipe: Recipe, task: Task, options: argparse.Namespace)
                 training_data(task.validation),
                 shape,
                 recipe,
+                organ_network,
                 epochs=options.epochs,
                 device=options.device,
                 resume_dir=folder,

@@ -17,7 +17,7 @@ from django.views.decorators.http import require_GET, require_POST
 from ml.charts import charts_of
 from ml.evaluation_report import report_of
 from ml.forms import TrainingRunForm
-from ml.models import Evaluation, ModelVersion, TrainingRun, VersionStatus
+from ml.models import Comparison, Evaluation, ModelVersion, TrainingRun, VersionStatus
 
 PUT_INTO_SERVICE = "ml.activate_modelversion"
 
@@ -238,6 +238,46 @@ class EvaluationAdmin(ReadOnlyAdmin):
         evaluation = self.get_object(request, object_id)
         report = report_of(evaluation.metrics) if evaluation else None
         return super().change_view(request, object_id, form_url, {**(extra_context or {}), "report": report})
+
+
+@admin.register(Comparison)
+class ComparisonAdmin(ReadOnlyAdmin):
+    list_display = ["__str__", "images", "epochs", "updated_at"]
+    fields = ["report_link", "images", "epochs", "machine", "folder", "updated_at"]
+    readonly_fields = ["report_link", "images", "epochs", "machine"]
+
+    @admin.display(description="images")
+    def images(self, comparison: Comparison) -> str:
+        return str(comparison.facts.get("Images", ""))
+
+    @admin.display(description="epochs")
+    def epochs(self, comparison: Comparison) -> str:
+        return str(comparison.facts.get("Epochs", ""))
+
+    @admin.display(description="machine")
+    def machine(self, comparison: Comparison) -> str:
+        return str(comparison.facts.get("Machine", ""))
+
+    @admin.display(description="report")
+    def report_link(self, comparison: Comparison) -> str:
+        url = reverse("admin:ml_comparison_report", args=[comparison.pk])
+        return format_html('<a href="{}">Tables and figures</a>', url)
+
+    def get_urls(self) -> list[URLPattern]:
+        report = self.admin_site.admin_view(require_GET(self.report_view))
+        return [path("<int:pk>/report/", report, name="ml_comparison_report"), *super().get_urls()]
+
+    def report_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The page that the command wrote; it may show pictures and styles of its own and nothing else."""
+        comparison = get_object_or_404(Comparison, pk=pk)
+        if not self.has_view_permission(request, comparison):
+            raise PermissionDenied
+        with comparison.report.open("rb") as file:
+            response = HttpResponse(file.read(), content_type="text/html; charset=utf-8")
+        response["Content-Security-Policy"] = (
+            "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
+        )
+        return response
 
 
 def percent(share: float | None) -> str:

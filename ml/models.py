@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
+from django.core.files.base import ContentFile
 from django.core.validators import MinValueValidator
 from django.db import models, transaction
 from django.db.models import Q
@@ -190,3 +191,29 @@ class Evaluation(models.Model):
 
     def __str__(self) -> str:
         return f"evaluation of v{self.model_version_id}"
+
+
+class Comparison(models.Model):
+    """A report of `manage.py compare_methods`; its page is in the file storage."""
+
+    folder = models.CharField(max_length=500, unique=True, help_text="Where the command wrote all its files.")
+    facts: models.JSONField[Any, Any] = models.JSONField(default=dict, help_text="Images, epochs, machine.")
+    report = models.FileField(upload_to="comparisons", editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering = ["-updated_at"]
+
+    def __str__(self) -> str:
+        return f"comparison {self.pk}"
+
+    @classmethod
+    def keep(cls, folder: Path, facts: dict[str, str]) -> "Comparison":
+        """Store the report in `folder`, in place of an earlier one from there."""
+        comparison, _ = cls.objects.get_or_create(folder=str(folder))
+        earlier = comparison.report.name
+        comparison.facts = facts
+        comparison.report.save("comparison.html", ContentFile((folder / "index.html").read_bytes()))
+        if earlier:
+            comparison.report.storage.delete(earlier)
+        return comparison

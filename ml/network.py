@@ -1,11 +1,13 @@
 """The network of Qayyum et al. 2017 (their section 3.2), with a second head for the modality."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ml.recipes import Recipe
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ class OrganNetwork(nn.Module):
         return NetworkOutput(seen_fc1, self.organ_head(x), modality_logits)
 
 
+def organ_network(shape: NetworkShape, recipe: Recipe) -> OrganNetwork:
+    """As the recipe starts it; of `shape` the recipe decides dropout, and whether FC1 has length 1."""
+    network = OrganNetwork(replace(shape, dropout=recipe.dropout, unit_fc1=recipe.unit_fc1))
+    (initialise_as_paper if recipe.paper_initialisation else initialise_for_relu)(network)
+    return network
+
+
 def initialise_as_paper(network: OrganNetwork) -> None:
     """Weights N(0, 0.01); biases 1 in conv 2, 4, 5 and the fully connected layers, 0 elsewhere."""
     ones = {network.conv2, network.conv4, network.conv5, network.fc1, network.fc2, network.fc3}
@@ -82,14 +91,18 @@ def initialise_as_paper(network: OrganNetwork) -> None:
             nn.init.constant_(module.bias, 1.0 if module in ones else 0.0)  # type: ignore[arg-type]
 
 
-def initialise_for_relu(network: OrganNetwork) -> None:
-    """He et al. 2015: keeps the variance through ReLU layers, so that eight of them learn from the start."""
+def initialise_for_relu(network: nn.Module) -> None:
+    """He et al. 2015: keeps the variance through ReLU layers, so that eight of them learn from the start.
+
+    The heads, which no ReLU follows, start near zero.
+    """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-            nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-    for head in (network.organ_head, network.modality_head):
-        if head is not None:
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for name in ("organ_head", "modality_head"):
+        if head := getattr(network, name, None):
             nn.init.normal_(head.weight, std=0.01)
 
 

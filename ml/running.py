@@ -22,7 +22,7 @@ from ml.engines import Outputs, TorchEngine
 from ml.inference import see
 from ml.locks import locked_run
 from ml.models import ModelVersion, RunStatus, TrainingRun
-from ml.network import NetworkShape, OrganNetwork, device_for
+from ml.network import NetworkShape, OrganNetwork, device_for, organ_network
 from ml.preprocess import Preprocessing
 from ml.projection import MOST_SAMPLES, fit_projection
 from ml.recipes import RECIPES
@@ -102,6 +102,7 @@ def learn(recorder: Recorder, sizes: dict[str, Any]) -> None:
         validation,
         replace(NetworkShape(len(selection.organ_names), len(modalities)), **sizes),
         recipe,
+        organ_network,
         epochs=run.epochs,
         max_seconds=run.max_seconds,
         device=run.device,

@@ -3,8 +3,9 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,19 +14,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ml.augmentation import augment
-from ml.network import (
-    NetworkShape,
-    OrganNetwork,
-    device_for,
-    initialise_as_paper,
-    initialise_for_relu,
-)
+from ml.network import NetworkShape, device_for
 from ml.objective import Objective
 from ml.preprocess import Preprocessing
 from ml.recipes import Recipe
 from ml.schedule import EpochResult, Schedule, load_state, save_state
 
 SAVE_SECONDS = 60  # between two saves of the state to resume from
+N = TypeVar("N", bound=nn.Module)
 MEASURED_STEPS = 4  # after which a time limit is turned into a number of steps
 
 
@@ -62,6 +58,7 @@ def train(
     validation: TrainingData,
     shape: NetworkShape,
     recipe: Recipe,
+    build: Callable[[NetworkShape, Recipe], N],
     *,
     epochs: int | None = None,
     max_seconds: float | None = None,
@@ -70,19 +67,18 @@ def train(
     resume_dir: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[OrganNetwork, Preprocessing, list[EpochResult]]:
+) -> tuple[N, Preprocessing, list[EpochResult]]:
     """Train from scratch, or from the state found in `resume_dir`.
 
-    Of `shape` the recipe decides dropout, and whether FC1 has length 1.
+    `build` makes the network, which gives out a `NetworkOutput`: `ml.network.organ_network`, or a baseline's.
     `max_seconds` shortens the schedule to what fits, measured over the first steps; it never lengthens it.
     Raises Stopped when `should_stop` says so, ValueError when the device is not there.
     """
     target = device_for(device)
     torch.manual_seed(seed)
-    network = OrganNetwork(replace(shape, dropout=recipe.dropout, unit_fc1=recipe.unit_fc1))
-    (initialise_as_paper if recipe.paper_initialisation else initialise_for_relu)(network)
+    network = build(shape, recipe)
     network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = nn.ModuleDict({"network": network, "objective": Objective(recipe, network.shape).to(target)})
+    learner = nn.ModuleDict({"network": network, "objective": Objective(recipe, shape).to(target)})
     optimiser = _optimiser(learner, recipe)
     preprocessing = Preprocessing.fitted_to(
         data.renditions,

@@ -30,6 +30,7 @@ TRAIN = [
     "ml.view_modelversion",
     "ml.activate_modelversion",
     "ml.view_evaluation",
+    "ml.view_comparison",
     "search.view_embedding",
     "auth.view_user",
     "auth.add_user",

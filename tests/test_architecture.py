@@ -17,6 +17,8 @@ WITHOUT_DJANGO = [
     *("ml/network.py", "ml/preprocess.py", "ml/training.py", "ml/schedule.py", "ml/recipes.py"),
     *("ml/inference.py", "ml/engines.py", "ml/checkpoint.py", "ml/projection.py", "ml/protocol.py"),
     *("ml/augmentation.py", "ml/objective.py", "ml/calibration.py", "ml/labelled_folder.py", "ml/metrics.py"),
+    *("ml/comparing.py", "ml/baselines/networks.py", "ml/baselines/multi_instance.py"),
+    *("ml/baselines/handcrafted.py", "ml/baselines/relevant_blocks.py", "ml/baselines/autoregressive.py"),
     *("ingest/reading.py", "ingest/dicom.py", "ingest/decoders.py", "ingest/windowing.py"),
     *("ingest/pictures.py", "ingest/renditions.py", "ingest/image_file.py"),
 ]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ml.network import organ_network
 from ml.recipes import RECIPES
 from ml.schedule import Schedule
 from ml.training import Progress, Stopped, TrainingData, train
@@ -24,7 +25,7 @@ def weights(network: torch.nn.Module) -> torch.Tensor:
 
 def test_the_default_recipe_tells_two_shapes_apart() -> None:
     _network, _preprocessing, history = train(
-        data(48), data(16, 1000), tiny_shape(), RECIPES["default"], epochs=12, device="cpu"
+        data(48), data(16, 1000), tiny_shape(), RECIPES["default"], organ_network, epochs=12, device="cpu"
     )
     assert [result.epoch for result in history] == list(range(1, 13))
     assert history[-1].train_loss < history[0].train_loss
@@ -35,7 +36,7 @@ def test_the_default_recipe_tells_two_shapes_apart() -> None:
 def test_the_paper_recipe_trains_the_organ_head_alone() -> None:
     recipe = RECIPES["paper"]
     network, _preprocessing, history = train(
-        data(8), data(4, 1000), tiny_shape(2, 0), recipe, epochs=1, device="cpu"
+        data(8), data(4, 1000), tiny_shape(2, 0), recipe, organ_network, epochs=1, device="cpu"
     )
     assert network.modality_head is None
     assert history[0].val_modality_accuracy is None
@@ -43,7 +44,7 @@ def test_the_paper_recipe_trains_the_organ_head_alone() -> None:
 
 
 def test_a_stopped_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
-    arguments = (data(12), data(4, 1000), tiny_shape(), RECIPES["default"])
+    arguments = (data(12), data(4, 1000), tiny_shape(), RECIPES["default"], organ_network)
     straight, _, history = train(*arguments, epochs=3, device="cpu")
 
     stop = {"now": False}
@@ -73,6 +74,7 @@ def test_a_time_limit_shortens_the_schedule() -> None:
         data(4, 1000),
         tiny_shape(),
         RECIPES["default"],
+        organ_network,
         epochs=10_000,
         max_seconds=2,
         device="cpu",
@@ -94,4 +96,4 @@ def test_the_learning_rate_of_the_recipes() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_missing_device_is_told_before_anything_is_trained() -> None:
     with pytest.raises(ValueError, match="no CUDA device"):
-        train(data(4), data(2), tiny_shape(), RECIPES["default"], device="cuda")
+        train(data(4), data(2), tiny_shape(), RECIPES["default"], organ_network, device="cuda")
