@@ -56,6 +56,7 @@ STEPS: dict[str, dict[str, Any]] = {
         "modality_weight": 0.0,
         "label_smoothing": 0.0,
         "fc1_weight": 0.0,
+        "fc1_margin": 0.0,
         "unit_fc1": False,
         "dropout": 0.5,
     },
@@ -70,6 +71,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "less dropout": {"dropout": 0.3},
     "FC1 compared by direction": {"unit_fc1": True},
     "directions of FC1 learnt": {"fc1_weight": 1.0},
+    "with a margin": {"fc1_weight": 2.0, "fc1_margin": 0.35},
 }
 
 PerQuery = dict[str, NDArray[np.float64]]

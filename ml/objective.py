@@ -13,9 +13,10 @@ SCALE = 16.0  # of cosines, before their softmax
 class Objective(nn.Module):
     """Cross-entropy of organ and modality and, where the recipe asks for it, of FC1's direction.
 
-    The last is the normalised softmax of Zhai and Wu (BMVC 2019): every organ has a direction in the space of
-    FC1, learnt beside the network and dropped after training, and FC1 of an image is to point along its
-    organ's. So FC1 itself, not only the layers above it, learns that the nearest show the same organ.
+    The last is the large margin cosine loss of Wang et al. (CosFace, CVPR 2018): every organ has a direction
+    in the space of FC1, learnt beside the network and dropped after training, and FC1 of an image is to point
+    along its organ's, nearer by a margin than along any other's. So FC1 itself, not only the layers above it,
+    learns that the nearest show the same organ.
     """
 
     def __init__(self, recipe: Recipe, shape: NetworkShape) -> None:
@@ -34,7 +35,9 @@ class Objective(nn.Module):
             cosines = F.normalize(output.fc1.float(), dim=1) @ F.normalize(self.directions, dim=1).T
             known = organs >= 0
             if known.any():
-                loss = loss + self.recipe.fc1_weight * F.cross_entropy(SCALE * cosines[known], organs[known])
+                own = F.one_hot(organs[known], cosines.shape[1])
+                logits = SCALE * (cosines[known] - self.recipe.fc1_margin * own)
+                loss = loss + self.recipe.fc1_weight * F.cross_entropy(logits, organs[known])
         return loss
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:

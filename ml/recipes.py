@@ -41,6 +41,7 @@ class Recipe:
     equalisation: float = 0.0
     modality_weight: float = 0.0  # of the modality head's loss; 0 leaves the head out
     fc1_weight: float = 0.0  # of the loss that makes FC1 rank, see `ml.objective`
+    fc1_margin: float = 0.0  # by which FC1's cosine with its own organ has to exceed the others
     unit_fc1: bool = False  # FC1 is compared by direction
     balanced: bool = True  # every organ is drawn equally often
     label_smoothing: float = 0.0
@@ -75,7 +76,8 @@ RECIPES = {
         resolution=64,
         equalisation=0.5,
         modality_weight=0.5,
-        fc1_weight=1.0,
+        fc1_weight=2.0,
+        fc1_margin=0.35,
         unit_fc1=True,
         label_smoothing=0.05,
     ),

@@ -1,5 +1,6 @@
 """What is minimised: organs, modalities, and FC1's direction."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -45,6 +46,22 @@ def test_fc1_is_pulled_towards_the_direction_of_its_organ() -> None:
     aligned = seen._replace(fc1=objective.directions.detach()[ORGANS])
     crossed = seen._replace(fc1=objective.directions.detach()[1 - ORGANS])
     assert objective(aligned, ORGANS, UNKNOWN) < objective(crossed, ORGANS, UNKNOWN)
+
+
+def test_a_margin_asks_for_more_than_being_nearest() -> None:
+    shape = tiny_shape()
+    losses = []
+    for margin in (0.0, 0.35):
+        torch.manual_seed(1)
+        objective = Objective(replace(RECIPES["default"], fc1_margin=margin, label_smoothing=0.0), shape)
+        assert objective.directions is not None
+        seen = output()._replace(fc1=objective.directions.detach()[ORGANS], modality_logits=None)
+        cosine = F.cosine_similarity(objective.directions[0], objective.directions[1], dim=0).item()
+        ranking = objective(seen, ORGANS, UNKNOWN) - F.cross_entropy(seen.organ_logits, ORGANS)
+        expected = 2 * math.log1p(math.exp(16 * (cosine - 1 + margin)))
+        assert ranking.item() == pytest.approx(expected, abs=1e-5)
+        losses.append(ranking.item())
+    assert losses[1] > losses[0]
 
 
 def test_without_weight_there_are_no_directions() -> None:
