@@ -141,6 +141,22 @@ def reliability(
     return found, error
 
 
+def measure_calibration(
+    probabilities: NDArray[np.float32], labels: NDArray[np.intp], temperature: float
+) -> dict[str, Any]:
+    """Expected calibration error and reliability diagram before and after the temperature; JSON.
+
+    probabilities (N, classes) are those after it, from which those before are had back. A label beyond the
+    classes is never predicted right.
+    """
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) * np.float32(temperature)
+    found: dict[str, Any] = {"temperature": temperature}
+    for name, given in (("before", softmax(logits)), ("after", probabilities)):
+        bins, error = reliability(given, labels)
+        found[name] = {"expected_calibration_error": error, "bins": [asdict(entry) for entry in bins]}
+    return found
+
+
 def area_under_roc(inside: NDArray[np.floating[Any]], outside: NDArray[np.floating[Any]]) -> float:
     """How often an image from outside scores higher than one from inside; ties count half. 0.5 is chance."""
     both = np.concatenate([inside, outside])

@@ -21,6 +21,8 @@ class Chart:
     top: str  # the value at the upper edge; the lower edge is 0
     width: int = WIDTH
     height: int = HEIGHT
+    across: str = "recall 1"  # the right end of the horizontal axis
+    diagonal: bool = False  # draws where both axes are equal
 
 
 def charts_of(history: Sequence[dict[str, Any]]) -> list[Chart]:

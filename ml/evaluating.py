@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from django.conf import settings
+from numpy.typing import NDArray
 
 from ingest.models import Dataset, Image, ImageQuerySet, Split
+from ml.calibration import measure_calibration
 from ml.models import Evaluation, ModelVersion
 from ml.protocol import Described, Progress, measure_classification, measure_retrieval
 from ml.training_images import images_to_learn_from, read_renditions
@@ -22,6 +24,8 @@ def evaluate(
     version: ModelVersion, datasets: Iterable[Dataset] = (), on_progress: Progress = lambda done, total: None
 ) -> Evaluation:
     """Measure and record. Raises EvaluationError when there is nothing to ask with or to search in."""
+    from ml.serving import describer_for
+
     chosen = list(datasets)
     test_images = Image.objects.labelled().filter(split=Split.TEST)
     test_images = test_images.filter(dataset__in=chosen) if chosen else test_images
@@ -33,12 +37,14 @@ def evaluate(
         raise EvaluationError("There are no labelled images to search among besides those held out.")
     organs, modalities = names_of_labels(version, test_images | images_to_learn_from(chosen))
 
-    def describe_all(images: ImageQuerySet, before: int) -> Described:
+    def describe_all(images: ImageQuerySet, before: int) -> tuple[Described, NDArray[np.float32]]:
         return describe(images, version, organs, modalities, lambda done: on_progress(before + done, steps))
 
-    queries = describe_all(test_images, 0)
-    collection = describe_all(images_to_learn_from(chosen), numbers[0])
+    queries, probabilities = describe_all(test_images, 0)
+    collection, _ = describe_all(images_to_learn_from(chosen), numbers[0])
     metrics = measure_classification(queries, organs)
+    temperature = describer_for(version.pk).calibration.organ_temperature
+    metrics["calibration"] = measure_calibration(probabilities, queries.organ, temperature)
     metrics["retrieval"] = measure_retrieval(
         queries, collection, on_progress=lambda done, _: on_progress(sum(numbers) + done, steps)
     )
@@ -65,27 +71,29 @@ def describe(
     organs: list[str],
     modalities: list[str],
     on_progress: Callable[[int], None],
-) -> Described:
+) -> tuple[Described, NDArray[np.float32]]:
+    """Also the organ probabilities, float32 (N, organs of the version)."""
     from ml.serving import describer_for
 
     describer = describer_for(version.pk)
     rows = list(images.order_by("pk").values_list("rendition", "organ__name", "modality_id", "group_key"))
     fc1 = np.empty((len(rows), 4096), np.float32)
-    seen_organ = np.empty(len(rows), np.intp)
+    probabilities = np.empty((len(rows), len(version.organs)), np.float32)
     seen_modality = np.full(len(rows), -1, np.intp)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         names = [row[0] for row in rows[part]]
         seen = describer.describe(read_renditions(names, Path(settings.DATA_DIR), lambda _: None))
-        fc1[part], seen_organ[part] = seen.fc1, seen.organ_probabilities.argmax(1)
+        fc1[part], probabilities[part] = seen.fc1, seen.organ_probabilities
         if seen.modality_probabilities is not None:
             seen_modality[part] = seen.modality_probabilities.argmax(1)
         on_progress(min(start + CHUNK, len(rows)))
-    return Described(
+    described = Described(
         features=fc1,
-        seen_organ=seen_organ,
+        seen_organ=probabilities.argmax(1),
         seen_modality=seen_modality,
         organ=np.array([organs.index(row[1]) for row in rows], np.intp),
         modality=np.array([modalities.index(row[2]) if row[2] else -1 for row in rows], np.intp),
         group=np.array([row[3] for row in rows], np.str_),
     )
+    return described, probabilities

@@ -60,7 +60,31 @@ def classification_table(metrics: dict[str, Any]) -> Table:
         [f"organ, macro {name}", with_interval(value, intervals.get("organ_macro", {}).get(name))]
         for name, value in metrics["organ_macro"].items()
     ]
+    if calibration := metrics.get("calibration"):
+        errors = {name: calibration[name]["expected_calibration_error"] for name in ("before", "after")}
+        rows.append(["organ, expected calibration error as the network gives it", f"{errors['before']:.3f}"])
+        rows.append(
+            [f"the same, calibrated (temperature {calibration['temperature']})", f"{errors['after']:.3f}"]
+        )
     return Table(["measure", "share"], rows)
+
+
+def reliability_charts(metrics: dict[str, Any]) -> list[Chart]:
+    """Share of right organs over the probability given, before and after calibration."""
+    calibration = metrics.get("calibration")
+    if not calibration:
+        return []
+    lines = []
+    for name, label in (("after", "calibrated"), ("before", "as the network gives it")):
+        points = " ".join(
+            f"{entry['confidence'] * CURVE_SIZE:.1f},{(1 - entry['accuracy']) * CURVE_SIZE:.1f}"
+            for entry in calibration[name]["bins"]
+            if entry["images"]
+        )
+        error = calibration[name]["expected_calibration_error"]
+        lines.append(Line(label, points, f"error {error:.3f}"))
+    title = "Share of right organs over the probability given"
+    return [Chart(title, lines, "1", CURVE_SIZE, CURVE_SIZE, "probability 1", diagonal=True)]
 
 
 def confusion_rows(metrics: dict[str, Any]) -> list[tuple[str, list[Cell]]]:
@@ -121,6 +145,7 @@ def report_of(metrics: dict[str, Any]) -> dict[str, Any]:
         "classification": classification_table(metrics),
         "charts": precision_recall_charts(metrics),
         "curves": curve_table(metrics),
+        "reliability": reliability_charts(metrics),
         "organs": metrics["organs"],
         "confusion": confusion_rows(metrics),
     }

@@ -12,6 +12,7 @@ from ml.calibration import (
     energy,
     fit_calibration,
     fit_temperature,
+    measure_calibration,
     nearest_distances,
     reliability,
     softmax,
@@ -98,3 +99,18 @@ def test_a_calibration_holds_all_that_was_fitted() -> None:
     assert fitted.distance_threshold == pytest.approx(0.95, abs=0.001)
     assert fitted.energy_threshold is not None
     assert (energy(logits) > fitted.energy_threshold).mean() == pytest.approx(0.05, abs=0.002)
+
+
+def test_what_the_network_gave_is_told_from_what_calibration_made_of_it() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 5, 400)
+    logits = rng.normal(0, 1, (400, 5)).astype(np.float32)
+    logits[np.arange(400), labels] += 1
+    too_sure = 4 * logits
+    temperature = fit_temperature(too_sure, labels)
+    found = measure_calibration(softmax(too_sure, temperature), labels, temperature)
+    assert found["before"]["expected_calibration_error"] == pytest.approx(
+        reliability(softmax(too_sure), labels)[1], abs=0.01
+    )
+    assert found["after"]["expected_calibration_error"] < 0.5 * found["before"]["expected_calibration_error"]
+    assert sum(entry["images"] for entry in found["before"]["bins"]) == 400

@@ -46,6 +46,8 @@ def test_the_active_version_is_measured_and_kept(
     assert report["organ_accuracy"] == np.trace(report["confusion"]) / 4
     assert report["retrieval"]["predicted"]["organ"]["map"] == report["organ_accuracy"]
     assert len(report["retrieval"]["all"]["organ"]["curve"]["precision"]) == 101
+    assert report["calibration"]["temperature"] == 1
+    assert sum(entry["images"] for entry in report["calibration"]["after"]["bins"]) == 4
     assert set(report["intervals"]) == {"organ_accuracy", "modality_accuracy", "organ_macro"}
 
 
@@ -117,7 +119,8 @@ def test_the_page_of_an_evaluation_by_role(
         page = response.content.decode()
         low, high = evaluation.metrics["intervals"]["organ_accuracy"]
         assert f"{evaluation.metrics['organ_accuracy']:.3f} [{low:.3f}, {high:.3f}]" in page
-        assert page.count("<polyline") == 4
+        assert page.count("<polyline") == 6
+        assert "Share of right organs over the probability given" in page
         assert page.count('<td class="right"') == 2
 
 
