@@ -13,31 +13,37 @@ from ml.recipes import Augmentation
 
 
 def augment(
-    renditions: NDArray[np.uint8],
+    renditions: NDArray[np.uint8] | Tensor,
     preprocessing: Preprocessing,
     strength: Augmentation,
     generator: torch.Generator,
 ) -> Tensor:
-    """A random view of each image: float32 (N, 1, 224, 224) from uint8 (N, 256, 256)."""
-    draw = _Draw(len(renditions), generator)
-    view = torch.from_numpy(np.ascontiguousarray(renditions)).unsqueeze(1).float() / 255
+    """A random view of each image: float32 (N, 1, 224, 224) from uint8 (N, 256, 256).
+
+    It is made where the generator is, on the CPU or on a CUDA device.
+    """
+    draw = Draw(len(renditions), generator)
+    view = torch.as_tensor(renditions).to(generator.device, non_blocking=True).unsqueeze(1).float() / 255
     view = reframe(view, preprocessing.crop, strength, draw)
     view = regrade(view, strength, draw)
     view = lose_resolution(view, strength, draw)
     view = cover(view, strength, draw)
     if strength.noise:
-        view = view + torch.randn(view.shape, generator=generator) * draw.between(0, strength.noise)
+        view = view + torch.randn(view.shape, generator=generator, device=generator.device) * draw.between(
+            0, strength.noise
+        )
     return preprocessing.normalise(view.clamp(0, 1))
 
 
-class _Draw:
+class Draw:
     """Random numbers for a batch of N images, float32 (N, 1, 1, 1)."""
 
     def __init__(self, images: int, generator: torch.Generator) -> None:
-        self.images, self.generator = images, generator
+        self.images, self.generator, self.device = images, generator, generator.device
 
     def between(self, low: float, high: float) -> Tensor:
-        return torch.empty(self.images, 1, 1, 1).uniform_(low, high, generator=self.generator)
+        drawn = torch.empty(self.images, 1, 1, 1, device=self.device)
+        return drawn.uniform_(low, high, generator=self.generator)
 
     def either_way(self, most: float) -> Tensor:
         return self.between(-most, most)
@@ -47,14 +53,19 @@ class _Draw:
         return self.either_way(math.log1p(most)).exp()
 
     def chance(self, probability: float) -> Tensor:
-        return torch.rand(self.images, 1, 1, 1, generator=self.generator) < probability
+        return self.between(0, 1) < probability
 
     def some(self, share: float) -> Tensor:
         """Positions of this share of the images, in random order: int64."""
-        return torch.randperm(self.images, generator=self.generator)[: round(self.images * share)]
+        order = torch.randperm(self.images, generator=self.generator, device=self.device)
+        return order[: round(self.images * share)]
+
+    def numbers(self, *shape: int) -> Tensor:
+        """In 0..1."""
+        return torch.rand(*shape, generator=self.generator, device=self.device)
 
 
-def reframe(images: Tensor, crop: int, strength: Augmentation, draw: _Draw) -> Tensor:
+def reframe(images: Tensor, crop: int, strength: Augmentation, draw: Draw) -> Tensor:
     """Rotation, scale, stretch, shift and mirror. Beyond the image lies its border, or black."""
     angle = draw.either_way(strength.rotation).flatten() * math.pi / 180
     low, high = strength.scale
@@ -65,15 +76,15 @@ def reframe(images: Tensor, crop: int, strength: Augmentation, draw: _Draw) -> T
     x = torch.stack([scale * stretch * angle.cos() * mirror, -scale * stretch * angle.sin(), across], 1)
     y = torch.stack([scale / stretch * angle.sin() * mirror, scale / stretch * angle.cos(), down], 1)
     grid = F.affine_grid(torch.stack([x, y], 1), [len(images), 1, crop, crop], align_corners=False)
-    black = bool(torch.rand(1, generator=draw.generator) < 0.5)
+    black = draw.numbers(1).item() < 0.5
     padding = "zeros" if black else "border"
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
-def regrade(view: Tensor, strength: Augmentation, draw: _Draw) -> Tensor:
+def regrade(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
     """Other windows and scanners: gamma, a rising curve, contrast, brightness, shading, the negative."""
     view = view.clamp(1e-4, 1).pow(draw.factor(strength.gamma))
-    view = torch.where(draw.chance(strength.curve), rising_curve(view, draw.generator), view)
+    view = torch.where(draw.chance(strength.curve), rising_curve(view, draw), view)
     view = (view - 0.5) * draw.factor(strength.contrast) + 0.5 + draw.either_way(strength.brightness)
     if strength.shading:
         view = torch.where(draw.chance(0.4), view * shading(view.shape[-1], strength.shading, draw), view)
@@ -81,9 +92,9 @@ def regrade(view: Tensor, strength: Augmentation, draw: _Draw) -> Tensor:
     return torch.where(draw.chance(strength.negative), 1 - view, view)
 
 
-def rising_curve(view: Tensor, generator: torch.Generator, pieces: int = 5) -> Tensor:
+def rising_curve(view: Tensor, draw: Draw, pieces: int = 5) -> Tensor:
     """Each image's grey values through a random rising polyline from 0 to 1, as another window would."""
-    rises = torch.rand(len(view), pieces, generator=generator) + 0.15
+    rises = draw.numbers(len(view), pieces) + 0.15
     knots = F.pad(rises.cumsum(1) / rises.sum(1, keepdim=True), (1, 0))  # (N, pieces + 1)
     position = view.flatten(1) * pieces
     piece = position.floor().clamp(0, pieces - 1).long()
@@ -91,29 +102,29 @@ def rising_curve(view: Tensor, generator: torch.Generator, pieces: int = 5) -> T
     return (low + (high - low) * (position - piece)).view_as(view)
 
 
-def shading(size: int, most: float, draw: _Draw) -> Tensor:
+def shading(size: int, most: float, draw: Draw) -> Tensor:
     """A smooth field around 1, as coils and beams leave it: float32 (N, 1, size, size)."""
-    line = torch.linspace(-1, 1, size)
+    line = torch.linspace(-1, 1, size, device=draw.device)
     y, x = torch.meshgrid(line, line, indexing="ij")
     tilts = (draw.either_way(most) * shape for shape in (x, y, x * x + y * y - 0.6))
-    return 1 + sum(tilts, torch.zeros(1))
+    return 1 + sum(tilts, torch.zeros(1, device=draw.device))
 
 
-def lose_resolution(view: Tensor, strength: Augmentation, draw: _Draw) -> Tensor:
+def lose_resolution(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
     """Some images shrunk and enlarged again: sharpness must not tell the collection they came from."""
     for part in draw.some(strength.low_resolution).chunk(4):
         low, high = (math.log(side) for side in strength.resolutions)
-        side = round(math.exp(torch.empty(1).uniform_(low, high, generator=draw.generator).item()))
+        side = round(math.exp(low + (high - low) * draw.numbers(1).item()))
         small = F.adaptive_avg_pool2d(view[part], side)
         view[part] = F.interpolate(small, size=view.shape[-2:], mode="bilinear", align_corners=False)
     return view
 
 
-def cover(view: Tensor, strength: Augmentation, draw: _Draw) -> Tensor:
+def cover(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
     """A grey rectangle over some images, as markers and collimators are."""
     size = view.shape[-1]
     for position in draw.some(strength.cover).tolist():
-        height, width, top, left, grey = torch.rand(5, generator=draw.generator).tolist()
+        height, width, top, left, grey = draw.numbers(5).tolist()
         rows, columns = round(10 + height * 0.35 * size), round(10 + width * 0.35 * size)
         y, x = round(top * (size - rows)), round(left * (size - columns))
         view[position, :, y : y + rows, x : x + columns] = grey

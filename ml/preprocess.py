@@ -37,11 +37,11 @@ class Preprocessing:
         mean, std = round(float(sample.mean()), 4), round(max(float(sample.std()), 0.05), 4)
         return cls(mean, std, **others)
 
-    def __call__(self, renditions: NDArray[np.uint8]) -> Tensor:
-        """float32 (N, 1, 224, 224), centre crop, from uint8 (N, 256, 256)."""
+    def __call__(self, renditions: NDArray[np.uint8] | Tensor) -> Tensor:
+        """float32 (N, 1, 224, 224), centre crop, from uint8 (N, 256, 256); a tensor stays on its device."""
         margin = (renditions.shape[-1] - self.crop) // 2
         crop = renditions[:, margin : margin + self.crop, margin : margin + self.crop]
-        return self.normalise(torch.from_numpy(np.ascontiguousarray(crop)).unsqueeze(1).float() / 255)
+        return self.normalise(torch.as_tensor(crop).contiguous().unsqueeze(1).float() / 255)
 
     def normalise(self, grey: Tensor) -> Tensor:
         """grey: float32 (N, 1, rows, columns) in 0..1."""
@@ -66,6 +66,6 @@ class Preprocessing:
 def equalised(grey: Tensor, levels: int = 256) -> Tensor:
     """Each image with its grey values (0..1) replaced by the share of its pixels that are darker."""
     level = (grey.flatten(1) * (levels - 1)).round_().long()
-    counts = torch.zeros(len(grey), levels).scatter_add_(1, level, torch.ones(level.shape))
+    counts = grey.new_zeros(len(grey), levels).scatter_add_(1, level, grey.new_ones(level.shape))
     darker = (counts.cumsum(1) - counts / 2) / level.shape[1]
     return darker.gather(1, level).view_as(grey)

@@ -2,16 +2,18 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ml.augmentation import augment
 from ml.network import NetworkShape, device_for
@@ -21,6 +23,7 @@ from ml.recipes import Recipe
 from ml.schedule import EpochResult, Schedule, load_state, save_state
 
 SAVE_SECONDS = 60  # between two saves of the state to resume from
+AHEAD = 2  # batches that are read before they are asked for
 N = TypeVar("N", bound=nn.Module)
 MEASURED_STEPS = 4  # after which a time limit is turned into a number of steps
 
@@ -95,8 +98,9 @@ def train(
     while schedule.step < schedule.total_steps:
         epoch_started, loss_sum, right, seen = time.monotonic(), 0.0, 0, 0
         for batch in loop.batches(data, schedule):
-            loss, correct = loop.step(data, batch, schedule)
-            loss_sum, right, seen = loss_sum + loss * len(batch), right + correct, seen + len(batch)
+            loss, correct = loop.step(batch, schedule)
+            size = len(batch.organs)
+            loss_sum, right, seen = loss_sum + loss * size, right + correct, seen + size
             schedule.step += 1
             rate = (schedule.step - first_step) / (time.monotonic() - started)  # steps a second
             if max_seconds and not resumed and schedule.step == MEASURED_STEPS:
@@ -119,6 +123,12 @@ def train(
     return network.eval().to("cpu"), preprocessing, schedule.history
 
 
+class Batch(NamedTuple):
+    renditions: Tensor  # uint8 (B, 256, 256)
+    organs: Tensor  # int64 (B,)
+    modalities: Tensor  # int64 (B,)
+
+
 @dataclass
 class _Loop:
     """What one step needs."""
@@ -131,8 +141,21 @@ class _Loop:
     seed: int
     step_seconds: list[float] = field(default_factory=list)
 
-    def batches(self, data: TrainingData, schedule: Schedule) -> Iterator[NDArray[np.int64]]:
-        """Index arrays of one epoch, or of what is left of it after a resume; the same for the same seed."""
+    def batches(self, data: TrainingData, schedule: Schedule) -> Iterator[Batch]:
+        """Those of one epoch, or of what is left of it after a resume; the same for the same seed.
+
+        The next one is read while the network learns from this one.
+        """
+        chosen = self.chosen(data, schedule)
+        with ThreadPoolExecutor(1, "batches") as reader:
+            coming = deque(reader.submit(self.read, data, rows) for rows in chosen[:AHEAD])
+            for number in range(len(chosen)):
+                if number + AHEAD < len(chosen):
+                    coming.append(reader.submit(self.read, data, chosen[number + AHEAD]))
+                yield coming.popleft().result()
+
+    def chosen(self, data: TrainingData, schedule: Schedule) -> list[NDArray[np.int64]]:
+        """Row numbers, batch by batch."""
         epoch, done = divmod(schedule.step, schedule.steps_per_epoch)
         rng = np.random.default_rng([self.seed, epoch])
         if self.recipe.balanced:
@@ -142,27 +165,30 @@ class _Loop:
         else:
             order = rng.permutation(len(data))
         size = self.recipe.batch_size
-        for start in range(done * size, len(order), size):
-            yield order[start : start + size]
+        return [order[start : start + size] for start in range(done * size, len(order), size)]
 
-    def step(self, data: TrainingData, batch: NDArray[np.int64], schedule: Schedule) -> tuple[float, int]:
+    def read(self, data: TrainingData, rows: NDArray[np.int64]) -> Batch:
+        if isinstance(data.renditions, np.memmap):
+            rows = np.sort(rows)  # read in the order of the file
+        tensors = [torch.from_numpy(a[rows]) for a in (data.renditions, data.organs, data.modalities)]
+        if self.device.type == "cuda":
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return Batch(*tensors)
+
+    def step(self, batch: Batch, schedule: Schedule) -> tuple[float, int]:
         """One update; returns the loss and the number of organs predicted right."""
         started = time.monotonic()
         self.learner.train()
-        if isinstance(data.renditions, np.memmap):
-            batch = np.sort(batch)  # read in the order of the file
-        renditions = data.renditions[batch]
+        renditions, organs, modalities = (t.to(self.device, non_blocking=True) for t in batch)
         if self.recipe.augmentation:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + schedule.step)
+            generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + schedule.step)
             x = augment(renditions, self.preprocessing, self.recipe.augmentation, generator)
         else:
             x = self.preprocessing(renditions)
         for group in self.optimiser.param_groups:
             group["lr"] = schedule.learning_rate(self.recipe)
-        organs = torch.from_numpy(data.organs[batch]).to(self.device)
-        modalities = torch.from_numpy(data.modalities[batch]).to(self.device)
         with self._autocast():
-            output = self.learner["network"](x.to(self.device, memory_format=torch.channels_last))
+            output = self.learner["network"](x.to(memory_format=torch.channels_last))
         loss = self.learner["objective"](output, organs, modalities)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

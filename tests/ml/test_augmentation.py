@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ml.augmentation import augment, rising_curve
+from ml.augmentation import Draw, augment, rising_curve
 from ml.preprocess import Preprocessing
 from ml.recipes import Augmentation
 from tests.factories import make_pixels
@@ -56,7 +56,7 @@ def test_every_strength_changes_something(change: dict[str, float]) -> None:
 
 def test_a_rising_curve_keeps_the_order_of_grey_values() -> None:
     ramp = torch.linspace(0, 1, 500).view(1, 1, 20, 25).repeat(4, 1, 1, 1)
-    curved = rising_curve(ramp, torch.Generator().manual_seed(0)).flatten(1)
+    curved = rising_curve(ramp, Draw(4, torch.Generator().manual_seed(0))).flatten(1)
     assert (curved.diff(dim=1) > 0).all()
     assert torch.allclose(curved[:, [0, -1]], torch.tensor([0.0, 1.0]).expand(4, 2), atol=1e-5)
     assert not torch.allclose(curved[0], curved[1], atol=0.01)
