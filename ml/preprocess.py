@@ -41,7 +41,7 @@ class Preprocessing:
         """float32 (N, 1, 224, 224), centre crop, from uint8 (N, 256, 256); a tensor stays on its device."""
         margin = (renditions.shape[-1] - self.crop) // 2
         crop = renditions[:, margin : margin + self.crop, margin : margin + self.crop]
-        return self.normalise(torch.as_tensor(crop).contiguous().unsqueeze(1).float() / 255)
+        return self.normalise(torch.as_tensor(crop).contiguous().unsqueeze(1).float().div_(255))
 
     def normalise(self, grey: Tensor) -> Tensor:
         """grey: float32 (N, 1, rows, columns) in 0..1."""
