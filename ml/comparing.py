@@ -351,10 +351,8 @@ def compare(
 ) -> dict[str, list[dict[str, Any]]]:
     """Run what has no result yet; rows by method. `on_method` is told of each, and whether it was done.
 
-    Raises Stopped, and ValueError when a result is of another comparison.
+    Raises Stopped.
     """
-    results.mkdir(parents=True, exist_ok=True)
-    settings = settings_of(task)
     found = {}
     for key in methods:
         path = results / f"{key}.json"
@@ -363,21 +361,34 @@ def compare(
         if not done:
             started = time.monotonic()
             answers = METHODS[key].run(task)
-            seconds = time.monotonic() - started
-            rows = [measured(answer, task) | {"seconds": round(seconds, 1)} for answer in answers]
-            write_json(path, {"settings": settings, "rows": rows})
-        stored = json.loads(path.read_text())
-        if stored["settings"] != settings:
-            raise ValueError(
-                f"{path} was measured with {stored['settings']}, not {settings}; choose another folder."
-            )
-        found[key] = stored["rows"]
+            seconds = round(time.monotonic() - started, 1)
+            write_json(path, {"rows": [measured(answer, task) | {"seconds": seconds} for answer in answers]})
+        found[key] = json.loads(path.read_text())["rows"]
     return found
 
 
-def settings_of(task: Task) -> dict[str, Any]:
-    """What has to be the same for two results to stand in one table."""
-    return {"images": len(task.learning), "queries": len(task.queries), "epochs": task.epochs}
+def claim(out: Path, task: Task) -> Path:
+    """The folder of results in `out`, for this comparison alone.
+
+    Raises ValueError when it holds one of other images or epochs, whose figures and half-trained networks
+    must not be taken for this one's.
+    """
+    results = out / "methods"
+    results.mkdir(parents=True, exist_ok=True)
+    settings = {"images": len(task.learning), "queries": len(task.queries), "epochs": task.epochs}
+    path = results / "settings.json"
+    if not path.exists():
+        write_json(path, settings)
+    if (other := json.loads(path.read_text())) != settings:
+        raise ValueError(
+            f"{out} holds a comparison with {told(other)}, not {told(settings)}; name another folder."
+        )
+    return results
+
+
+def told(settings: dict[str, Any]) -> str:
+    epochs = settings["epochs"] or "the recipes' own number of"
+    return f"{settings['images']} images, {settings['queries']} queries and {epochs} epochs"
 
 
 def measured(answer: Answer, task: Task) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from PIL import Image as Picture
 
-from ml.comparing import METHODS, Task, compare, cross_validate, hidden_layers, split_in_two
+from ml.comparing import METHODS, Task, claim, compare, cross_validate, hidden_layers, split_in_two
 from ml.comparison_report import Value, report_tables
 from ml.labelled_folder import LabelledFolder, read_labelled_folder
 from ml.management.commands import compare_methods
@@ -83,7 +83,7 @@ def test_the_command_writes_tables_figures_and_a_page(folder: Path, tmp_path: Pa
 
 
 def test_figures_are_those_of_the_protocol(task: Task, tmp_path: Path) -> None:
-    rows = compare(task, ["lbp"], tmp_path / "methods", quiet)["lbp"]
+    rows = compare(task, ["lbp"], claim(tmp_path, task), quiet)["lbp"]
     assert [row["name"].removeprefix("LBP + ") for row in rows] == [
         "SVM", "neural network", "decision tree", "AdaBoost",
     ]  # fmt: skip
@@ -97,7 +97,7 @@ def test_figures_are_those_of_the_protocol(task: Task, tmp_path: Path) -> None:
 
 
 def test_the_row_of_the_proposed_network_has_the_papers_layers(task: Task, tmp_path: Path) -> None:
-    (row,) = compare(task, ["untrained"], tmp_path / "methods", quiet)["untrained"]
+    (row,) = compare(task, ["untrained"], claim(tmp_path, task), quiet)["untrained"]
     assert list(row["retrieval"]) == ["FC1", "conv 5", "FC2", "FC3"]
     assert row["parameters"] == 74_957_506
 
@@ -119,7 +119,7 @@ def test_hidden_layers_are_taken_only_while_asked_for() -> None:
 
 
 def test_a_stopped_comparison_keeps_what_is_done(task: Task, tmp_path: Path) -> None:
-    results = tmp_path / "methods"
+    results = claim(tmp_path, task)
     begun: list[str] = []
 
     def begin(key: str, done: bool) -> None:
@@ -128,15 +128,15 @@ def test_a_stopped_comparison_keeps_what_is_done(task: Task, tmp_path: Path) -> 
     stopping = replace(task, should_stop=lambda: "lbp False" in begun)
     with pytest.raises(Stopped):
         compare(stopping, ["untrained", "lbp"], results, begin)
-    assert [path.name for path in results.iterdir()] == ["untrained.json"]
+    assert {path.name for path in results.iterdir()} == {"settings.json", "untrained.json"}
     compare(task, ["untrained", "lbp"], results, begin)
     assert begun == ["untrained False", "lbp False", "untrained True", "lbp False"]
 
 
-def test_results_of_other_epochs_do_not_mix(task: Task, tmp_path: Path) -> None:
-    compare(task, ["untrained"], tmp_path / "methods", quiet)
-    with pytest.raises(ValueError, match="choose another folder"):
-        compare(replace(task, epochs=2), ["untrained"], tmp_path / "methods", quiet)
+def test_a_folder_holds_one_comparison(task: Task, tmp_path: Path) -> None:
+    assert claim(tmp_path / "out", task) == claim(tmp_path / "out", task)
+    with pytest.raises(ValueError, match=r"6 queries and 1 epochs, not .* 2 epochs; name another folder"):
+        claim(tmp_path / "out", replace(task, epochs=2))
 
 
 def test_folds_keep_patients_together_and_are_resumed(task: Task, tmp_path: Path, monkeypatch: Any) -> None:
@@ -152,8 +152,7 @@ def test_folds_keep_patients_together_and_are_resumed(task: Task, tmp_path: Path
 
     monkeypatch.setattr("ml.comparing.trained", instead_of_training)
     monkeypatch.setattr("ml.comparing.described", instead_of_seeing)
-    results = tmp_path / "methods"
-    results.mkdir()
+    results = claim(tmp_path, task)
     for _ in range(2):
         scores = cross_validate(task, "proposed", 3, results, lambda key, fold, folds: None)
     assert len(learnt) == 3
@@ -171,7 +170,7 @@ def test_without_a_split_whole_groups_are_drawn(task: Task, folder: Path) -> Non
 
 
 def test_the_paper_stands_beside_a_figure_where_it_has_one(task: Task, tmp_path: Path) -> None:
-    found = compare(task, ["untrained", "lbp"], tmp_path / "methods", quiet)
+    found = compare(task, ["untrained", "lbp"], claim(tmp_path, task), quiet)
     tables = {table.number: table for table in report_tables(found)}
     assert tables["4"].header == ["method", "F1", "paper", "accuracy"]
     line = next(line for line in tables["4"].lines if line[0] == "LBP + SVM")
@@ -216,6 +215,6 @@ def test_the_report_by_role(client_of: ClientOf, tmp_path: Path, role: str | Non
 
 
 def test_results_can_be_read_by_others(task: Task, tmp_path: Path) -> None:
-    compare(task, ["autoregressive"], tmp_path / "methods", quiet)
+    compare(task, ["autoregressive"], claim(tmp_path, task), quiet)
     stored = json.loads((tmp_path / "methods" / "autoregressive.json").read_text())
-    assert stored["settings"] == {"images": 12, "queries": 6, "epochs": 1}
+    assert stored["rows"][0]["name"] == "autoregressive + binary-tree SVM"

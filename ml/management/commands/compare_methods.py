@@ -38,7 +38,7 @@ class Command(BaseCommand):
                             "the paper with 10")  # fmt: skip
 
     def handle(self, **options: Any) -> None:
-        from ml.comparing import compare, cross_validate
+        from ml.comparing import claim, compare, cross_validate
         from ml.comparison_report import write_report
         from ml.training import Stopped
 
@@ -55,10 +55,11 @@ class Command(BaseCommand):
             with Progress(*columns, console=console) as bar:
                 display = Display(bar, methods)
                 task = task_of(options, display, lambda: bool(stop))
-                found = compare(task, methods, out / "methods", display.begin)
+                results = claim(out, task)
+                found = compare(task, methods, results, display.begin)
                 chosen = [key for key in CROSS_VALIDATED if key in methods] if options["folds"] else []
                 folds = {
-                    key: cross_validate(task, key, options["folds"], out / "methods", display.begin_folds)
+                    key: cross_validate(task, key, options["folds"], results, display.begin_folds)
                     for key in chosen
                 }
         except Stopped as stopped:
