@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ml.augmentation import augment
-from ml.network import NetworkShape, device_for
+from ml.network import NetworkOutput, NetworkShape, device_for
 from ml.objective import Objective
 from ml.preprocess import Preprocessing
 from ml.recipes import Recipe
 from ml.schedule import EpochResult, Schedule, load_state, save_state
+from ml.team import Team, team_of
 
 SAVE_SECONDS = 60  # between two saves of the state to resume from
 AHEAD = 2  # batches that are read before they are asked for
@@ -66,6 +67,7 @@ def train(
     epochs: int | None = None,
     max_seconds: float | None = None,
     device: str = "auto",
+    processes: int | None = None,
     seed: int = 0,
     resume_dir: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
@@ -75,14 +77,12 @@ def train(
 
     `build` makes the network, which gives out a `NetworkOutput`: `ml.network.organ_network`, or a baseline's.
     `max_seconds` shortens the schedule to what fits, measured over the first steps; it never lengthens it.
+    `processes` share every batch; by default one for each GPU.
     Raises Stopped when `should_stop` says so, ValueError when the device is not there.
     """
     target = device_for(device)
-    torch.manual_seed(seed)
-    network = build(shape, recipe)
-    network = network.to(target, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = nn.ModuleDict({"network": network, "objective": Objective(recipe, shape).to(target)})
-    optimiser = _optimiser(learner, recipe)
+    if processes is None:
+        processes = torch.cuda.device_count() if target.type == "cuda" else 1
     preprocessing = Preprocessing.fitted_to(
         data.renditions,
         per_image=recipe.per_image,
@@ -91,19 +91,44 @@ def train(
     )
     steps_per_epoch = max(1, math.ceil(len(data) / recipe.batch_size))
     schedule = Schedule((epochs or recipe.epochs) * steps_per_epoch, steps_per_epoch)
-    resumed = resume_dir is not None and load_state(resume_dir, learner, optimiser, schedule)
-    loop = _Loop(learner, optimiser, preprocessing, recipe, target, seed)
+    start = (shape, recipe, build, preprocessing, schedule, seed, resume_dir)
+    with team_of(processes, target, follow, *start) as team:
+        loop = _Loop.begun(team, *start)
+        _lead(loop, data, validation, max_seconds, resume_dir, on_progress, should_stop)
+    network = cast(N, loop.learner.network)
+    return network.eval().to("cpu"), preprocessing, schedule.history
+
+
+def follow(team: Team, *start: Any) -> None:
+    """What a process of the team does that does not lead it."""
+    loop = _Loop.begun(team, *start)
+    like = Batch(torch.zeros(1, 256, 256, dtype=torch.uint8), *torch.zeros(2, 1, dtype=torch.int64))
+    for (loop.schedule.step, loop.schedule.total_steps), share in team.handed_out(like):
+        loop.step(Batch(*share))
+
+
+def _lead(
+    loop: "_Loop",
+    data: TrainingData,
+    validation: TrainingData,
+    max_seconds: float | None,
+    resume_dir: Path | None,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> None:
+    schedule, recipe = loop.schedule, loop.recipe
     started = saved = time.monotonic()
     first_step = schedule.step
     while schedule.step < schedule.total_steps:
         epoch_started, loss_sum, right, seen = time.monotonic(), 0.0, 0, 0
-        for batch in loop.batches(data, schedule):
-            loss, correct = loop.step(batch, schedule)
-            size = len(batch.organs)
+        for batch in loop.batches(data):
+            share = Batch(*loop.team.hand_out((schedule.step, schedule.total_steps), batch))
+            loss, correct = loop.step(share)
+            size = len(share.organs)
             loss_sum, right, seen = loss_sum + loss * size, right + correct, seen + size
             schedule.step += 1
             rate = (schedule.step - first_step) / (time.monotonic() - started)  # steps a second
-            if max_seconds and not resumed and schedule.step == MEASURED_STEPS:
+            if max_seconds and not first_step and schedule.step == MEASURED_STEPS:
                 affordable = int(max_seconds * _steady_rate(loop))
                 schedule.total_steps = min(schedule.total_steps, max(affordable, MEASURED_STEPS))
             on_progress(_progress(schedule, rate, recipe, loss))
@@ -115,12 +140,11 @@ def train(
         schedule.history.append(result)
         stopping = should_stop()
         if resume_dir and (stopping or time.monotonic() - saved > SAVE_SECONDS):
-            save_state(resume_dir, learner, optimiser, schedule)
+            save_state(resume_dir, loop.learner, loop.optimiser, schedule)
             saved = time.monotonic()
         on_progress(_progress(schedule, rate, recipe, result.train_loss, result))
         if stopping:
             raise Stopped
-    return network.eval().to("cpu"), preprocessing, schedule.history
 
 
 class Batch(NamedTuple):
@@ -129,24 +153,69 @@ class Batch(NamedTuple):
     modalities: Tensor  # int64 (B,)
 
 
+class Learner(nn.Module):
+    """The network and what it minimises."""
+
+    def __init__(self, network: nn.Module, objective: Objective, in_bfloat16: bool) -> None:
+        super().__init__()
+        self.network, self.objective, self.in_bfloat16 = network, objective, in_bfloat16
+
+    def forward(self, x: Tensor, organs: Tensor, modalities: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the organ logits (N, organs)."""
+        output = self.see(x)
+        return self.objective(output, organs, modalities), output.organ_logits
+
+    def see(self, x: Tensor) -> NetworkOutput:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.in_bfloat16):
+            output: NetworkOutput = self.network(x.to(memory_format=torch.channels_last))
+        return output
+
+
 @dataclass
 class _Loop:
     """What one step needs."""
 
-    learner: nn.ModuleDict  # "network" and "objective"
+    team: Team
+    learner: Learner
+    joined: nn.Module  # the learner, as the team calls it
     optimiser: torch.optim.Optimizer
     preprocessing: Preprocessing
     recipe: Recipe
-    device: torch.device
+    schedule: Schedule
     seed: int
     step_seconds: list[float] = field(default_factory=list)
 
-    def batches(self, data: TrainingData, schedule: Schedule) -> Iterator[Batch]:
+    @classmethod
+    def begun(
+        cls,
+        team: Team,
+        shape: NetworkShape,
+        recipe: Recipe,
+        build: Callable[[NetworkShape, Recipe], nn.Module],
+        preprocessing: Preprocessing,
+        schedule: Schedule,
+        seed: int,
+        resume_dir: Path | None,
+    ) -> "_Loop":
+        """From scratch, the same for the same seed, or from the state found in `resume_dir`."""
+        torch.manual_seed(seed)
+        network = build(shape, recipe)
+        learner = Learner(
+            network, Objective(recipe, shape), recipe.bfloat16 and has_fast_bfloat16(team.device)
+        )
+        learner = learner.to(team.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimiser = _optimiser(learner, recipe)
+        if resume_dir is not None:
+            load_state(resume_dir, learner, optimiser, schedule)
+        torch.manual_seed(seed + team.rank)  # each process drops other units out
+        return cls(team, learner, team.joined(learner), optimiser, preprocessing, recipe, schedule, seed)
+
+    def batches(self, data: TrainingData) -> Iterator[Batch]:
         """Those of one epoch, or of what is left of it after a resume; the same for the same seed.
 
         The next one is read while the network learns from this one.
         """
-        chosen = self.chosen(data, schedule)
+        chosen = self.chosen(data)
         with ThreadPoolExecutor(1, "batches") as reader:
             coming = deque(reader.submit(self.read, data, rows) for rows in chosen[:AHEAD])
             for number in range(len(chosen)):
@@ -154,9 +223,9 @@ class _Loop:
                     coming.append(reader.submit(self.read, data, chosen[number + AHEAD]))
                 yield coming.popleft().result()
 
-    def chosen(self, data: TrainingData, schedule: Schedule) -> list[NDArray[np.int64]]:
+    def chosen(self, data: TrainingData) -> list[NDArray[np.int64]]:
         """Row numbers, batch by batch."""
-        epoch, done = divmod(schedule.step, schedule.steps_per_epoch)
+        epoch, done = divmod(self.schedule.step, self.schedule.steps_per_epoch)
         rng = np.random.default_rng([self.seed, epoch])
         if self.recipe.balanced:
             counts = np.bincount(data.organs[data.organs >= 0])
@@ -171,47 +240,40 @@ class _Loop:
         if isinstance(data.renditions, np.memmap):
             rows = np.sort(rows)  # read in the order of the file
         tensors = [torch.from_numpy(a[rows]) for a in (data.renditions, data.organs, data.modalities)]
-        if self.device.type == "cuda":
+        if self.team.device.type == "cuda":
             tensors = [tensor.pin_memory() for tensor in tensors]
         return Batch(*tensors)
 
-    def step(self, batch: Batch, schedule: Schedule) -> tuple[float, int]:
-        """One update; returns the loss and the number of organs predicted right."""
+    def step(self, batch: Batch) -> tuple[float, int]:
+        """One update; returns the loss and the number of organs predicted right, of this process's share."""
         started = time.monotonic()
         self.learner.train()
-        renditions, organs, modalities = (t.to(self.device, non_blocking=True) for t in batch)
         if self.recipe.augmentation:
-            generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + schedule.step)
-            x = augment(renditions, self.preprocessing, self.recipe.augmentation, generator)
+            draw = self.seed * 1_000_003 + self.schedule.step * self.team.size + self.team.rank
+            generator = torch.Generator(self.team.device).manual_seed(draw)
+            x = augment(batch.renditions, self.preprocessing, self.recipe.augmentation, generator)
         else:
-            x = self.preprocessing(renditions)
+            x = self.preprocessing(batch.renditions)
         for group in self.optimiser.param_groups:
-            group["lr"] = schedule.learning_rate(self.recipe)
-        with self._autocast():
-            output = self.learner["network"](x.to(memory_format=torch.channels_last))
-        loss = self.learner["objective"](output, organs, modalities)
+            group["lr"] = self.schedule.learning_rate(self.recipe)
+        loss, organ_logits = self.joined(x, batch.organs, batch.modalities)
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.recipe.optimiser == "adamw":
             torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 5.0)
         self.optimiser.step()
         self.step_seconds.append(time.monotonic() - started)
-        return float(loss.detach()), int((output.organ_logits.argmax(1) == organs).sum())
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.recipe.bfloat16 and has_fast_bfloat16(self.device)
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return float(loss.detach()), int((organ_logits.argmax(1) == batch.organs).sum())
 
     @torch.inference_mode()
     def validate(self, data: TrainingData, result: EpochResult) -> None:
         if not len(data):
             return
-        network = self.learner["network"].eval()
+        self.learner.eval()
         organ_logits, modality_logits = [], []
         for start in range(0, len(data), 64):
             x = self.preprocessing(data.renditions[start : start + 64])
-            with self._autocast():
-                output = network(x.to(self.device, memory_format=torch.channels_last))
+            output = self.learner.see(x.to(self.team.device))
             organ_logits.append(output.organ_logits.float().cpu())
             if output.modality_logits is not None:
                 modality_logits.append(output.modality_logits.float().cpu())

@@ -1,8 +1,10 @@
 """The training loop on tiny data: it learns, stops, and takes up again where it was."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -97,3 +99,55 @@ def test_the_learning_rate_of_the_recipes() -> None:
 def test_a_missing_device_is_told_before_anything_is_trained() -> None:
     with pytest.raises(ValueError, match="no CUDA device"):
         train(data(4), data(2), tiny_shape(), RECIPES["default"], organ_network, device="cuda")
+
+
+def test_two_processes_learn_what_one_does() -> None:
+    """Without what they draw at random each for itself: dropout and augmentation."""
+    recipe = replace(RECIPES["default"], dropout=0.0, augmentation=None, batch_size=8, bfloat16=False)
+    arguments = (data(20), data(4, 1000), tiny_shape(), recipe, organ_network)
+    alone, _, _ = train(*arguments, epochs=3, device="cpu")
+    together, _, history = train(*arguments, epochs=3, device="cpu", processes=2)
+    assert [result.epoch for result in history] == [1, 2, 3]
+    torch.testing.assert_close(weights(together), weights(alone), atol=1e-4, rtol=1e-3)
+
+
+def test_processes_stop_and_take_up_again_together(tmp_path: Path) -> None:
+    arguments = (data(12), data(4, 1000), tiny_shape(), RECIPES["default"], organ_network)
+    stop = {"now": False}
+
+    def stop_after_first(progress: Progress) -> None:
+        stop["now"] = progress.epoch == 1
+
+    with pytest.raises(Stopped):
+        train(
+            *arguments,
+            epochs=3,
+            device="cpu",
+            processes=3,
+            resume_dir=tmp_path,
+            on_progress=stop_after_first,
+            should_stop=lambda: stop["now"],
+        )
+    _, _, history = train(*arguments, epochs=3, device="cpu", processes=2, resume_dir=tmp_path)
+    assert [result.epoch for result in history] == [1, 2, 3]
+
+
+def test_a_follower_that_dies_ends_the_training() -> None:
+    def kill_followers(progress: Progress) -> None:
+        for child in psutil.Process().children():
+            child.kill()
+            child.wait(10)
+
+    with pytest.raises((ChildProcessError, RuntimeError)):
+        train(
+            data(12),
+            data(4, 1000),
+            tiny_shape(),
+            replace(RECIPES["default"], batch_size=4),
+            organ_network,
+            epochs=3,
+            device="cpu",
+            processes=2,
+            on_progress=kill_followers,
+        )
+    assert not torch.distributed.is_initialized()
