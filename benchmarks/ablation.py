@@ -88,18 +88,20 @@ class Task:
 
 def main() -> None:
     options = parse_options()
-    console = Console()
+    console = Console(width=130)
     task = task_of(options, console)
     recipe, before = RECIPES["default"], None
-    table = Table("step", *(f"{q}: {m}" for q in task.queries for m in MEASURES.values()))
+    table = Table("step", "queries", *MEASURES.values())
     for name, change in STEPS.items():
         recipe = replace(recipe, **change)
         if options.only and name not in options.only:
             continue
         seen = measured(name, recipe, task, options)
-        table.add_row(name, *cells(seen, before, task))
-        console.print(table)
+        for number, asked in enumerate(seen):
+            cells = cells_of(seen[asked], before[asked] if before else None, task.queries[asked].group)
+            table.add_row("" if number else name, asked, *cells, end_section=number == len(seen) - 1)
         before = seen
+    console.print(table)
 
 
 def parse_options() -> argparse.Namespace:
@@ -247,15 +249,15 @@ def described(
     )
 
 
-def cells(seen: dict[str, PerQuery], before: dict[str, PerQuery] | None, task: Task) -> list[str]:
+def cells_of(seen: PerQuery, before: PerQuery | None, groups: NDArray[np.str_]) -> list[str]:
+    """Each measure with its gain over the step before and the interval of that."""
     texts = []
-    for asked, measures in seen.items():
-        for measure, values in measures.items():
-            text = f"{np.nanmean(values):.3f}"
-            if before:
-                gain, low, high = paired_difference(values, before[asked][measure], task.queries[asked].group)
-                text += f"\n{gain:+.3f} ({low:+.3f} to {high:+.3f})"
-            texts.append(text)
+    for measure, values in seen.items():
+        text = f"{np.nanmean(values):.3f}"
+        if before:
+            gain, low, high = paired_difference(values, before[measure], groups)
+            text += f" {gain:+.3f} ({low:+.3f} to {high:+.3f})"
+        texts.append(text)
     return texts
 
 
