@@ -11,6 +11,7 @@ from typing import Any
 
 from django.template.loader import render_to_string
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image as Picture
 
 from ml.comparing import METHODS, Task
@@ -291,6 +292,25 @@ def precision_recall(found: Rows, scope: str) -> Figure | None:
     return figure
 
 
+def learning_curves(found: Rows) -> Figure | None:
+    """How every network came to know the images it learns from; each has a loss of its own, so by accuracy."""
+    learnt = [row for rows in found.values() for row in rows if row["history"]]
+    if not learnt:
+        return None
+    figure = Figure(figsize=(10, 4))
+    axis = figure.subplots()
+    for row in learnt:
+        epochs = [epoch["epoch"] for epoch in row["history"]]
+        shares = [epoch["train_accuracy"] for epoch in row["history"]]
+        axis.plot(epochs, shares, marker=".", label=title_of(row["name"]))
+    axis.set(xlabel="epoch", ylabel="organs right while learning", ylim=(0, 1.02))
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(loc="center left", bbox_to_anchor=(1.02, 0.5))
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    return figure
+
+
 def retrieved_rows(found: Rows, organ: str, task: Task) -> Figure | None:
     """Figures 9 and 10: a query and what it finds, wrong organs in red."""
     rows = [
@@ -335,7 +355,11 @@ def show(axis: Any, rendition: Any, title: str, colour: str = "black") -> None:
 def write_report(
     found: Rows, folds: dict[str, list[dict[str, float]]], task: Task, facts: dict[str, str], out: Path
 ) -> list[ReportTable]:
-    """Write everything to `out`, index.html among it; gives back the tables for the console."""
+    """Write everything to `out`, index.html among it; gives back the tables for the console.
+
+    Rows are in the order of `METHODS`, in whatever order they were measured.
+    """
+    found = {key: found[key] for key in METHODS if key in found}
     tables = [table for table in report_tables(found) if table.rows]
     more = [table for table in (layer_table(found), fold_table(folds)) if table.rows]
     for table in (*tables, *more):
@@ -346,16 +370,17 @@ def write_report(
         json.dumps({"facts": facts, "methods": found, "folds": folds}, indent=1)
     )
     drawn = {
-        "7": ("Precision over recall with the predicted organ", precision_recall(found, "predicted")),
-        "8": ("Precision over recall in the whole collection", precision_recall(found, "all")),
+        "Figure 7": ("Precision over recall with the predicted organ", precision_recall(found, "predicted")),
+        "Figure 8": ("Precision over recall in the whole collection", precision_recall(found, "all")),
         **{
-            str(number): (f"What a query of the organ {organ} finds", retrieved_rows(found, organ, task))
+            f"Figure {number}": (f"What a query of the organ {organ} finds", retrieved_rows(found, organ, task))
             for number, organ in SHOWN_ORGANS.items()
         },
+        "Learning": ("Training accuracy by epoch", learning_curves(found)),
     }
     figures = [
-        (number, title, saved(figure, out / f"figure-{number}"))
-        for number, (title, figure) in drawn.items()
+        (f"{name}: {title}", saved(figure, out / name.lower().replace(" ", "-")))
+        for name, (title, figure) in drawn.items()
         if figure
     ]
     page = render_to_string(

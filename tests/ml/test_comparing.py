@@ -70,12 +70,13 @@ def test_the_command_writes_tables_figures_and_a_page(folder: Path, tmp_path: Pa
         assert text in printed
     written = {path.name for path in out.iterdir()}
     assert {"index.html", "results.json", "table-1a.csv", "table-5.csv", "figure-7.svg", "figure-7.png",
-            "figure-9.png", "figure-10.svg"} <= written  # fmt: skip
+            "figure-9.png", "figure-10.svg", "learning.svg"} <= written  # fmt: skip
     rows = list(csv.reader((out / "table-4.csv").open()))
     assert rows[0][:5] == ["method", "F1", "F1 low", "F1 high", "F1 in the paper"]
     assert "LBP + SVM" in [row[0] for row in rows]
     page = (out / "index.html").read_text()
-    assert page.count("data:image/png;base64") == 4
+    assert page.index("Proposed network, untrained") < page.index("LBP + SVM")
+    assert page.count("data:image/png;base64") == 5
     assert "<script" not in page
     comparison = Comparison.objects.get()  # one for the folder, though the command ran twice
     assert comparison.report.open().read() == (out / "index.html").read_bytes()
