@@ -293,7 +293,7 @@ def precision_recall(found: Rows, scope: str) -> Figure | None:
 
 
 def learning_curves(found: Rows) -> Figure | None:
-    """How every network came to know the images it learns from; each has a loss of its own, so by accuracy."""
+    """How every network came to know the images it learns from; by accuracy, since losses differ."""
     learnt = [row for rows in found.values() for row in rows if row["history"]]
     if not learnt:
         return None
@@ -373,7 +373,10 @@ def write_report(
         "Figure 7": ("Precision over recall with the predicted organ", precision_recall(found, "predicted")),
         "Figure 8": ("Precision over recall in the whole collection", precision_recall(found, "all")),
         **{
-            f"Figure {number}": (f"What a query of the organ {organ} finds", retrieved_rows(found, organ, task))
+            f"Figure {number}": (
+                f"What a query of the organ {organ} finds",
+                retrieved_rows(found, organ, task),
+            )
             for number, organ in SHOWN_ORGANS.items()
         },
         "Learning": ("Training accuracy by epoch", learning_curves(found)),
