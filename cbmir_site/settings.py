@@ -232,6 +232,7 @@ MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # evenly spaced f
 DATA_UPLOAD_MAX_NUMBER_FILES = 5000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 6 * DATA_UPLOAD_MAX_NUMBER_FILES  # labels of each
 
+INDEX_MEMORY_MB = env_int("CBMIR_INDEX_MEMORY_MB", 2048)  # of PostgreSQL, while a search index is built
 ENGINE = env_choice("CBMIR_ENGINE", ("auto", "openvino", "torch", "cuda"))  # what runs the network
 
 LOGGING = {

@@ -3,8 +3,11 @@
 from typing import Any
 
 from django.conf import settings
+from django.contrib.postgres.indexes import GinIndex
+from django.contrib.postgres.search import SearchVectorField
 from django.db import models
-from django.db.models import Count, Q
+from django.db.models import Case, Count, F, Func, Q, Value, When
+from django.db.models.fields.json import KT
 
 
 class OrganClass(models.Model):
@@ -151,6 +154,28 @@ class ImageQuerySet(models.QuerySet["Image"]):
         return self.labelled().exclude(split=Split.TEST)
 
 
+def words_of_image() -> Func:
+    """The words of what a file says about its image, as PostgreSQL searches them; no language's endings."""
+    return Func(
+        F("body_part_examined"),
+        F("tags"),
+        template="(to_tsvector('simple'::regconfig, %(expressions)s))",
+        arg_joiner=") || to_tsvector('simple'::regconfig, ",
+    )
+
+
+def age_in_years() -> Case:
+    """Whole years of PatientAge (PS3.5 6.2, AS: 063Y, 018M, 006W, 003D); null where there is none."""
+    age = KT("tags__PatientAge")
+    number = Func(age, template=r"substring(%(expressions)s from '^\d+')::integer")
+    return Case(
+        When(tags__PatientAge__regex=r"^\d{1,3}Y$", then=number),
+        When(tags__PatientAge__regex=r"^\d{1,3}M$", then=number / Value(12)),
+        When(tags__PatientAge__regex=r"^\d{1,3}[WD]$", then=Value(0)),
+        output_field=models.IntegerField(),
+    )
+
+
 class Image(models.Model):
     """One 2D picture of the collection: a picture file, or one frame of a DICOM object.
 
@@ -194,10 +219,28 @@ class Image(models.Model):
     )
     created_at = models.DateTimeField(auto_now_add=True)
 
+    # What searches filter by. The database makes these of `tags`.
+    patient_sex = models.GeneratedField(
+        expression=KT("tags__PatientSex"), output_field=models.TextField(null=True), db_persist=True
+    )
+    patient_age_years = models.GeneratedField(
+        expression=age_in_years(), output_field=models.IntegerField(null=True), db_persist=True
+    )
+    view_position = models.GeneratedField(
+        expression=KT("tags__ViewPosition"), output_field=models.TextField(null=True), db_persist=True
+    )
+    words = models.GeneratedField(
+        expression=words_of_image(), output_field=SearchVectorField(null=True), db_persist=True
+    )
+
     objects = ImageQuerySet.as_manager()
 
     class Meta:
         ordering = ["id"]
+        indexes = [
+            models.Index(fields=["series_key"], name="image_series", condition=~Q(series_key="")),
+            GinIndex(fields=["words"], name="image_words"),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["sha256", "frame_number"], name="image_once_per_bytes"),
         ]

@@ -29,6 +29,12 @@ class Calibration:
         if min(self.organ_temperature, self.modality_temperature) <= 0:
             raise ValueError("a temperature has to be positive.")
 
+    def is_unlike(self, energy: float | None, nearest_distance: float | None) -> bool | None:
+        """Whether an image is unlike what was learnt, by either; None where neither threshold is known."""
+        pairs = ((energy, self.energy_threshold), (nearest_distance, self.distance_threshold))
+        known = [(value, limit) for value, limit in pairs if value is not None and limit is not None]
+        return any(value > limit for value, limit in known) if known else None
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -44,11 +50,12 @@ def fit_calibration(
 
     distances (N,): of its FC1 to the nearest FC1 that was learnt from.
     """
+    energy_threshold, distance_threshold = thresholds(energy(organ_logits), distances)
     return Calibration(
         organ_temperature=fit_temperature(organ_logits, organs),
         modality_temperature=1.0 if modality_logits is None else fit_temperature(modality_logits, modalities),
-        energy_threshold=threshold(energy(organ_logits)),
-        distance_threshold=threshold(distances),
+        energy_threshold=energy_threshold,
+        distance_threshold=distance_threshold,
     )
 
 
@@ -106,9 +113,26 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     return round(float(np.exp((low + high) / 2)), 4)
 
 
-def threshold(scores: NDArray[np.floating[Any]], accepted: float = ACCEPTED) -> float | None:
-    """What this share of the scores does not exceed; None without any score."""
-    return float(np.quantile(scores, accepted)) if len(scores) else None
+def thresholds(
+    energies: NDArray[np.floating[Any]], distances: NDArray[np.floating[Any]], accepted: float = ACCEPTED
+) -> tuple[float | None, float | None]:
+    """The same quantile of both, such that this share of the images exceeds neither; None without images."""
+    if not len(energies) or not len(distances):
+        return None, None
+    place = np.maximum(
+        shares_not_above(energies), shares_not_above(distances)
+    )  # of each image, its worse score
+    quantile = min(float(np.quantile(place, accepted, method="higher")), 1.0)
+    return (
+        float(np.quantile(energies, quantile, method="higher")),
+        float(np.quantile(distances, quantile, method="higher")),
+    )
+
+
+def shares_not_above(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Of each value, the share of the others that are smaller: 0 for the least, 1 for the greatest."""
+    ordered = np.sort(values)
+    return np.asarray(np.searchsorted(ordered, values, side="left") / max(len(values) - 1, 1), np.float64)
 
 
 @dataclass(frozen=True)

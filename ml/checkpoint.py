@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -25,7 +26,8 @@ from ml.network import NetworkShape, OrganNetwork
 from ml.preprocess import INPUT_SIZE, Preprocessing
 from ml.projection import DIMENSIONS, Projection
 
-FORMAT_VERSION = 2  # 1 had no checksum, training, calibration and product version
+FORMAT_VERSION = 3  # 2 had fewer dimensions of the projection; 1 also no checksum, training and calibration
+EARLIER_DIMENSIONS = 128  # of the projection, before version 3
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 MOST_DESCRIPTION_BYTES = 16 * 2**20
 PRODUCT_VERSION: str = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
@@ -87,7 +89,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         organs = names_in(description, "organs", shape.organs)
         modalities = names_in(description, "modalities", shape.modalities)
         network = empty_network(shape)
-        tensors = read_tensors(folder / WEIGHTS, wanted_tensors(network), description)
+        dimensions = DIMENSIONS if description["format_version"] >= 3 else EARLIER_DIMENSIONS
+        tensors = read_tensors(folder / WEIGHTS, wanted_tensors(network, dimensions), description)
     except OSError as error:
         name = Path(error.filename or folder).name
         raise CheckpointError(f"The checkpoint cannot be read: {name}: {error.strerror}.") from error
@@ -96,7 +99,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     return Checkpoint(
         network=network.eval(),
         preprocessing=preprocessing,
-        projection=Projection(tensors["projection.mean"].numpy(), tensors["projection.components"].numpy()),
+        projection=Projection(
+            tensors["projection.mean"].numpy(), with_all_dimensions(tensors["projection.components"].numpy())
+        ),
         organs=organs,
         modalities=modalities,
         recipe=entry(description, "recipe", str),
@@ -105,6 +110,12 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         calibration=rebuilt(Calibration, "calibration", {"calibration": {}, **description}),
         product_version=entry(description, "product_version", str, ""),
     )
+
+
+def with_all_dimensions(components: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(512, 4096): of an earlier projection the dimensions that it lacks are 0 for every image."""
+    missing = DIMENSIONS - len(components)
+    return np.pad(components, ((0, missing), (0, 0))) if missing else components
 
 
 def sha256_of(path: Path) -> str:
@@ -204,12 +215,12 @@ def empty_network(shape: NetworkShape) -> OrganNetwork:
     return network
 
 
-def wanted_tensors(network: OrganNetwork) -> dict[str, tuple[int, ...]]:
+def wanted_tensors(network: OrganNetwork, dimensions: int) -> dict[str, tuple[int, ...]]:
     fc1 = network.shape.fc1
     return {
         **{f"network.{name}": tuple(t.shape) for name, t in network.state_dict().items()},
         "projection.mean": (fc1,),
-        "projection.components": (DIMENSIONS, fc1),
+        "projection.components": (dimensions, fc1),
     }
 
 

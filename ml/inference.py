@@ -19,7 +19,7 @@ class Description:
     """Row n describes image n."""
 
     fc1: NDArray[np.float32]  # (N, 4096), after ReLU
-    projection: NDArray[np.float32]  # (N, 128)
+    projection: NDArray[np.float32]  # (N, 512)
     organ_probabilities: NDArray[np.float32]  # (N, organs), calibrated
     modality_probabilities: NDArray[np.float32] | None  # (N, modalities), calibrated
     energy: NDArray[np.float32]  # (N,), the lower, the more like what was learnt
@@ -49,7 +49,7 @@ class ImageDescriber:
             modality, calibration = seen.modality_logits, self.calibration
             return Description(
                 fc1=seen.fc1,
-                projection=self._project(seen.fc1),
+                projection=self.project(seen.fc1),
                 organ_probabilities=softmax(seen.organ_logits, calibration.organ_temperature),
                 modality_probabilities=(
                     None if modality is None else softmax(modality, calibration.modality_temperature)
@@ -57,8 +57,8 @@ class ImageDescriber:
                 energy=energy(seen.organ_logits),
             )
 
-    def _project(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As Projection does, but by PyTorch: see quiet_beside."""
+    def project(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (N, 512) from (N, 4096), as Projection does, but by PyTorch: see quiet_beside."""
         projected: NDArray[np.float32] = ((torch.from_numpy(fc1) - self._mean) @ self._components.T).numpy()
         return projected
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-DIMENSIONS = 128
+DIMENSIONS = 512
 MOST_SAMPLES = 6_000
 
 
@@ -14,10 +14,10 @@ class Projection:
     """Orthonormal, so that a projected distance never exceeds the distance on FC1."""
 
     mean: NDArray[np.float32]  # (4096,)
-    components: NDArray[np.float32]  # (128, 4096), orthonormal rows
+    components: NDArray[np.float32]  # (512, 4096), orthonormal rows, the first ones tell most
 
     def __call__(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 (N, 128) from float32 (N, 4096)."""
+        """float32 (N, 512) from float32 (N, 4096)."""
         return np.asarray((fc1 - self.mean) @ self.components.T, np.float32)
 
 

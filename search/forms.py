@@ -8,7 +8,7 @@ from django.core.files.uploadedfile import UploadedFile
 from django.template.defaultfilters import filesizeformat
 
 from ingest.models import Dataset, Modality, OrganClass
-from search.retrieval import Scope, SearchOptions
+from search.options import Scope, SearchOptions
 
 
 class QueryForm(forms.Form):

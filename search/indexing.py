@@ -3,19 +3,23 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from ingest.bell import ring
 from ingest.models import Image, Modality, OrganClass
+from ml.locks import locked
 from ml.models import ModelVersion, VersionStatus
-from search.models import Embedding
+from search import fitting, hnsw
+from search.models import Embedding, VersionIndex
 from search.reading_ahead import RenditionReader
 
 Row = TypeVar("Row", OrganClass, Modality)
 
 BATCH_SIZE = 32
+GROWN = 1.25  # a collection so many times as large as when an index was fitted has it fitted anew
+IN_ORDER, PREPARING = (17_03, 1), (17_03, 2)  # keys of advisory locks
 reader = RenditionReader()
 
 
@@ -45,11 +49,70 @@ def index_next_batch() -> bool:
                 embeddings = describe_images(images[:BATCH_SIZE], version)
                 # Not before: the network takes all cores, the database leaves some of them.
                 reader.read_ahead(images[BATCH_SIZE:])
-                Embedding.objects.bulk_create(embeddings, ignore_conflicts=True)
+                store_in_order(embeddings)
         more = more or len(images) > BATCH_SIZE
-        if version.status == VersionStatus.PREPARING and not images_missing(version).exists():
-            switch_to(version)
+        if len(images) <= BATCH_SIZE and needs_preparing(version):
+            ring("search.prepare_versions")
     return more
+
+
+def store_in_order(embeddings: list[Embedding]) -> None:
+    """Whoever comes second waits until the first has committed: no id becomes visible after a higher one."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", IN_ORDER)
+    Embedding.objects.bulk_create(embeddings, ignore_conflicts=True)
+
+
+def needs_preparing(version: ModelVersion) -> bool:
+    """Whether the version waits to serve, or its index is of another time than its embeddings."""
+    if version.status == VersionStatus.PREPARING:
+        return not images_missing(version).exists()
+    index = VersionIndex.objects.filter(model_version=version).first()
+    rows = Embedding.objects.filter(model_version=version).count()
+    return rows > 0 and (index is None or is_outgrown(index, rows))
+
+
+def is_outgrown(index: VersionIndex, rows: int) -> bool:
+    return rows > GROWN * index.images or (rows >= hnsw.LEAST_ROWS and not index.has_hnsw)
+
+
+def prepare_versions() -> None:
+    """Build and fit the indexes that are due, beside whatever is searched, and switch to what waited for it.
+
+    One worker at a time; the others leave it to that one.
+    """
+    with locked(PREPARING) as mine:
+        if not mine:
+            return
+        for version in ModelVersion.objects.in_service():
+            if needs_preparing(version):
+                prepare(version)
+                if version.status == VersionStatus.PREPARING and not images_missing(version).exists():
+                    switch_to(version)
+
+
+def prepare(version: ModelVersion) -> None:
+    index, _ = VersionIndex.objects.get_or_create(model_version=version)
+    rows = Embedding.objects.filter(model_version=version).count()
+    if rows >= hnsw.LEAST_ROWS and not hnsw.is_built(version.pk):
+        hnsw.build(version, rows)
+    index.has_hnsw = hnsw.is_built(version.pk)
+    fitting.fit(version, index)
+
+
+def drop_embeddings(version: ModelVersion) -> int:
+    """Take a version's embeddings and index away; the version itself stays. Returns how many there were.
+
+    Raises ValueError for a version that serves or is about to.
+    """
+    with transaction.atomic():
+        locked_version = ModelVersion.objects.select_for_update().get(pk=version.pk)
+        if locked_version.status in (VersionStatus.ACTIVE, VersionStatus.PREPARING):
+            raise ValueError("A version that is in service keeps its embeddings.")
+        VersionIndex.objects.filter(model_version=version).delete()
+        number, _ = Embedding.objects.filter(model_version=version).delete()
+    hnsw.drop(version.pk)
+    return number
 
 
 def describe_images(images: list[Image], version: ModelVersion) -> list[Embedding]:

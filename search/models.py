@@ -4,20 +4,33 @@ import time
 import uuid
 from typing import Any
 
+import numpy as np
 from django.conf import settings
 from django.db import models
-from pgvector.django import HalfVectorField, HnswIndex
+from django.db.models import Max
+from numpy.typing import NDArray
+from pgvector.django import HalfVectorField
 
-from ingest.models import Image, Modality, OrganClass
+from ingest.models import Dataset, Image, Modality, OrganClass
 from ml.models import ModelVersion
-from search.ranking import EmbeddingQuerySet
+from search.ranking import EmbeddingQuerySet, Point
 
 FC1_DIMENSIONS = 4096
-PROJECTION_DIMENSIONS = 128
+PROJECTION_DIMENSIONS = 512
+SURE = 0.7  # of the first organ: below this the two likeliest are offered
+
+
+def as_array(vector: Any) -> NDArray[np.float32]:
+    """float32 from what pgvector reads, or from what was assigned before saving."""
+    return np.asarray(vector.to_numpy() if hasattr(vector, "to_numpy") else vector, np.float32)
 
 
 class Embedding(models.Model):
-    """What one model version sees in one image. Having one makes an image searchable under that version."""
+    """What one model version sees in one image. Having one makes an image searchable under that version.
+
+    Embeddings of one version are committed in the order of their ids (search/indexing.py), so that those up
+    to an id are the same for ever: a query's ranking stays as it is while images are being added.
+    """
 
     image = models.ForeignKey(Image, models.CASCADE, related_name="embeddings")
     model_version = models.ForeignKey(ModelVersion, models.CASCADE, related_name="embeddings")
@@ -31,7 +44,13 @@ class Embedding(models.Model):
     modality_probability = models.FloatField(null=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
-    distance: float  # to a query, on FC1; set by ranking
+    # What searches filter by, kept true by triggers of the database: the image's label, or where there is
+    # none what the network sees; the image's data set.
+    organ = models.ForeignKey(OrganClass, models.CASCADE, related_name="+", db_index=False, editable=False)
+    modality = models.ForeignKey(
+        Modality, models.CASCADE, null=True, related_name="+", db_index=False, editable=False
+    )
+    dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="+", db_index=False, editable=False)
 
     objects = EmbeddingQuerySet.as_manager()
 
@@ -40,17 +59,53 @@ class Embedding(models.Model):
             models.UniqueConstraint(fields=["model_version", "image"], name="one_embedding_per_version"),
         ]
         indexes = [
-            HnswIndex(
-                name="embedding_projection_hnsw",
-                fields=["projection"],
-                m=16,
-                ef_construction=64,
-                opclasses=["halfvec_l2_ops"],
+            # Also answers how many images there are of each, without touching the table.
+            models.Index(
+                fields=["model_version", "organ", "modality", "dataset", "id"], name="embedding_facets"
+            ),
+            # Scanned where a filter keeps few: the projections of an organ lie side by side in it.
+            models.Index(
+                fields=["model_version", "organ", "modality"],
+                include=["id", "dataset", "projection"],
+                name="embedding_scan",
             ),
         ]
 
     def __str__(self) -> str:
         return f"embedding of image {self.image_id} by v{self.model_version_id}"
+
+    def as_point(self) -> Point:
+        return Point(as_array(self.fc1), as_array(self.projection))
+
+
+class VersionIndex(models.Model):
+    """What searching under a model version rests on beside its embeddings, made before it serves.
+
+    Distances are Euclidean on FC1, between images of different groups of the collection (search/fitting.py).
+    """
+
+    model_version = models.OneToOneField(ModelVersion, models.CASCADE, related_name="index")
+    images = models.PositiveIntegerField(default=0, help_text="Embeddings there were when it was fitted.")
+    fitted_at = models.DateTimeField(null=True)
+    has_hnsw = models.BooleanField(default=False, help_text="The HNSW index of the projections is built.")
+    same_organ: models.JSONField[Any, Any] = models.JSONField(
+        default=list, help_text="Percentiles 0 to 100 of the distance of two images of the same organ."
+    )
+    other_organ: models.JSONField[Any, Any] = models.JSONField(
+        default=list, help_text="Percentiles 0 to 100 of the distance of two images of different organs."
+    )
+    near_duplicate = models.FloatField(
+        null=True, help_text="Images whose projections are nearer than this are nearly the same."
+    )
+    blend_weight = models.FloatField(
+        default=0.0, help_text="What a factor of e in an organ's probability is worth as squared distance."
+    )
+
+    class Meta:
+        verbose_name_plural = "version indexes"
+
+    def __str__(self) -> str:
+        return f"index of v{self.model_version_id}"
 
 
 class QueryStatus(models.TextChoices):
@@ -87,6 +142,30 @@ class Query(models.Model):
     modality_probabilities: models.JSONField[Any, Any] = models.JSONField(
         default=list, help_text="[[code, probability], ...], likeliest first."
     )
+    energy = models.FloatField(null=True, help_text="The lower, the more like what the network learnt from.")
+    nearest_distance = models.FloatField(null=True, help_text="To the nearest image when it was answered.")
+    is_unlike = models.BooleanField(
+        null=True, help_text="Nothing in the collection resembles it. Empty: not known."
+    )
+    newest_embedding = models.BigIntegerField(
+        null=True, help_text="Its results are among the embeddings up to this one."
+    )
+
+    parent = models.ForeignKey(
+        "self",
+        models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="children",
+        help_text="The query that this one is a region of, or refines.",
+    )
+    region: models.JSONField[Any, Any] = models.JSONField(
+        null=True, blank=True, help_text="[left, top, right, bottom] in the parent's picture, each 0 to 1."
+    )
+    relevant = models.ManyToManyField(Image, blank=True, related_name="+")
+    irrelevant = models.ManyToManyField(Image, blank=True, related_name="+")
+    parts = models.ManyToManyField("self", blank=True, symmetrical=False, related_name="wholes")
+
     sha256 = models.CharField(max_length=64, blank=True)
     group_key = models.CharField(max_length=32, blank=True, help_text="Keyed hash of the query's patient.")
     reading_seconds = models.FloatField(null=True)
@@ -108,6 +187,15 @@ class Query(models.Model):
         return float(self.organ_probabilities[0][1]) if self.organ_probabilities else 0.0
 
     @property
+    def likely_organs(self) -> list[str]:
+        """The likeliest organ; the two likeliest where the network is not sure of the first."""
+        return [str(name) for name, _ in self.organ_probabilities[: 1 if self.is_sure else 2]]
+
+    @property
+    def is_sure(self) -> bool:
+        return self.organ_probability >= SURE
+
+    @property
     def predicted_modality(self) -> str:
         return str(self.modality_probabilities[0][0]) if self.modality_probabilities else ""
 
@@ -115,9 +203,94 @@ class Query(models.Model):
     def modality_probability(self) -> float | None:
         return float(self.modality_probabilities[0][1]) if self.modality_probabilities else None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is about one picture, whole or a region of it."""
+        return not self.is_refined and not self.parts.exists()
+
+    @property
+    def is_refined(self) -> bool:
+        return self.parent_id is not None and self.region is None
+
+    def as_point(self) -> Point:
+        """Raises ValueError when the query has not been answered."""
+        if self.fc1 is None or self.projection is None:
+            raise ValueError("The query has not been answered yet.")
+        return Point(as_array(self.fc1), as_array(self.projection))
+
+    def origins(self) -> list["Query"]:
+        """The queries with pictures of their own that this one was made from; itself, where it has one."""
+        if self.parent is not None:
+            return self.parent.origins()
+        return [origin for part in self.parts.all() for origin in part.origins()] or [self]
+
+    def see_newest(self) -> None:
+        """From now on its results are among all the embeddings that there are."""
+        if self.model_version_id:
+            described = Embedding.objects.for_version(self.model_version_id)
+            self.newest_embedding = described.aggregate(newest=Max("pk"))["newest"] or 0
+
     def wait(self, seconds: float) -> None:
         """Wait until the query is answered or failed, at most `seconds`."""
         deadline = time.monotonic() + seconds
         while self.status == QueryStatus.WAITING and time.monotonic() < deadline:
             time.sleep(0.02)
             self.refresh_from_db()
+
+
+class Mark(models.Model):
+    """A person's word that an image is, or is not, what a query was after. Kept for curation."""
+
+    query = models.ForeignKey(Query, models.CASCADE, related_name="marks")
+    image = models.ForeignKey(Image, models.CASCADE, related_name="marks")
+    created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
+    is_relevant = models.BooleanField()
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["created_at"]
+        constraints = [
+            models.UniqueConstraint(fields=["query", "image", "created_by"], name="one_mark_per_person"),
+        ]
+
+    def __str__(self) -> str:
+        word = "is" if self.is_relevant else "is not"
+        return f"image {self.image_id} {word} what query {self.query_id} is after"
+
+
+class Explanation(models.Model):
+    """Where in both pictures the likeness of a query and an image lies; made by the inference worker."""
+
+    query = models.ForeignKey(Query, models.CASCADE, related_name="explanations")
+    image = models.ForeignKey(Image, models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(auto_now_add=True)
+    status = models.CharField(max_length=16, choices=QueryStatus, default=QueryStatus.WAITING)
+    error = models.CharField(max_length=500, blank=True)
+    query_map = models.FileField(max_length=200, blank=True)
+    image_map = models.FileField(max_length=200, blank=True)
+    similarity = models.FloatField(null=True, help_text="Cosine of both FC1.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["query", "image"], name="explained_once")]
+
+    def __str__(self) -> str:
+        return f"why image {self.image_id} is like query {self.query_id}"
+
+
+class RecallProbe(models.Model):
+    """One look at how well the index does: stored images searched with, approximately and exactly."""
+
+    model_version = models.ForeignKey(ModelVersion, models.CASCADE, related_name="probes")
+    created_at = models.DateTimeField(auto_now_add=True)
+    queries = models.PositiveIntegerField()
+    images = models.PositiveIntegerField(help_text="In the collection at that time.")
+    recall_at_20 = models.FloatField(help_text="Share of the 20 nearest that a search finds.")
+    median_ms = models.FloatField(help_text="Of a ranking as searches do it.")
+    p95_ms = models.FloatField()
+    exact_median_ms = models.FloatField(help_text="Of an exact scan on FC1.")
+
+    class Meta:
+        ordering = ["-created_at"]
+
+    def __str__(self) -> str:
+        return f"probe of v{self.model_version_id}: {self.recall_at_20:.3f}"

@@ -1,116 +1,217 @@
-"""Ranking by Euclidean distance on FC1: the one question that page, API and command line ask."""
+"""Ranking by Euclidean distance on FC1: the one question that page, API and command line ask.
 
+The projection proposes, FC1 decides. The HNSW index holds the first half of the projection, which is smaller
+and tells nearly as much; the whole of it, which lies in the row that the index points to, chooses among what
+the index found. Because the projection is orthonormal, a projected distance never exceeds the one on FC1: once
+the wanted rows are ranked, only what is projected nearer than the last of them can still belong among them (T.
+Seidl and H.-P. Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from django.db import connection, models, transaction
-from django.db.models import Count, F, FloatField, Value
-from django.db.models.expressions import Combinable
-from django.db.models.functions import Cast, Coalesce
+from django.db import connections, models, transaction
+from django.db.models import Count, FloatField, Func, Value
+from django.db.models.functions import Cast
+from numpy.typing import NDArray
 from pgvector.django import L2Distance
 
 if TYPE_CHECKING:
     from ml.models import ModelVersion
     from search.models import Embedding
 
-EXACT_SCAN_ROWS = 100_000  # up to here the small projected column is scanned whole
-HNSW_CANDIDATES = 1_000  # pgvector's largest ef_search
-BOUND_SLACK = 0.995  # halfvec keeps 11 bits: a projected distance may be rounded up by less than this
+EXACT_SCAN_ROWS = 20_000  # up to here what the filter keeps is scanned whole; see benchmarks/search.py
+PREFIX_DIMENSIONS = 256  # of the projection, which the HNSW index orders by
+HNSW_WANTED = 200  # rows in all; deeper pages are scanned for exactly
+HNSW_CANDIDATES = (20, 400, 1_000)  # from the index for each row wanted; at least, at most (pgvector's limit)
+HNSW_RANKED = (5, 100)  # of these, ranked on FC1 for each row wanted; at least
+FIRST_RANKED = 2  # exact scan: ranked on FC1 for each row wanted, before it is known how far to look
+PROPOSED = 20  # exact scan: projected distances brought along for each row wanted
+ROUNDING = (1.005, 0.001)  # halfvec keeps 11 bits: share of a distance, share of FC1's length
+
+
+class Path(StrEnum):
+    """How candidates are found."""
+
+    EXACT = "exact scan of the projections"
+    HNSW = "HNSW index of the projections"
+    REMEMBERED = "what this query was shown before"
+
+
+def choose_path(kept: int, wanted: int, has_index: bool) -> Path:
+    """An exact scan, unless the filter keeps many rows and the first ones of the ranking are wanted."""
+    if has_index and kept > EXACT_SCAN_ROWS and wanted <= HNSW_WANTED:
+        return Path.HNSW
+    return Path.EXACT
+
+
+@dataclass(frozen=True)
+class Point:
+    """A query in the space of one model version."""
+
+    fc1: NDArray[np.float32]  # (4096,)
+    projection: NDArray[np.float32]  # (512,)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was done for a ranking, for those who ask why."""
+
+    path: Path
+    kept: int  # rows that the filter keeps
+    candidates: int = 0  # rows whose projected distance came back
+    ranked: int = 0  # rows whose distance on FC1 was computed
+    organ: str = ""  # that this part of a blended ranking is about
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The nearest, by (score, id). The score is what orders: the distance, but for a blended ranking."""
+
+    ids: list[int]
+    distances: list[float]  # Euclidean, on FC1
+    plans: list[Plan] = field(default_factory=list)
 
 
 class EmbeddingQuerySet(models.QuerySet["Embedding"]):
-    """Organ and modality of an image: its label, or where there is none what the network sees."""
+    """`organ` and `modality` are an image's labels, or where there are none what the network sees."""
 
-    def for_version(self, version: "ModelVersion") -> "EmbeddingQuerySet":
-        return self.filter(model_version=version).alias(
-            organ_name=Coalesce("image__organ__name", "predicted_organ__name"),
-            modality_code=Coalesce("image__modality_id", "predicted_modality_id"),
-        )
+    def for_version(self, version: "ModelVersion | int") -> "EmbeddingQuerySet":
+        return self.filter(model_version=version)
 
-    def of_organ(self, name: str) -> "EmbeddingQuerySet":
-        return self.filter(organ_name=name) if name else self
+    def count_by(self, *fields: str) -> list[tuple[Any, ...]]:
+        """(value, ..., number of images) by those fields."""
+        return list(self.order_by().values_list(*fields).annotate(number=Count("pk")))
 
-    def of_modality(self, code: str) -> "EmbeddingQuerySet":
-        return self.filter(modality_code=code) if code else self
+    def nearest_to(self, point: Point, wanted: int, *, kept: int, has_index: bool = False) -> Ranking:
+        """The `wanted` nearest, by (distance, id).
 
-    def in_dataset(self, name: str) -> "EmbeddingQuerySet":
-        return self.filter(image__dataset__name=name) if name else self
-
-    def count_by(self, field: str) -> list[tuple[str, int]]:
-        """(value, number of images) pairs of `organ_name` or `modality_code`, by value."""
-        return list(
-            self.annotate(facet=F(field))
-            .filter(facet__isnull=False)
-            .order_by("facet")
-            .values_list("facet")
-            .annotate(number=Count("pk"))
-        )
-
-    def nearest_to(self, fc1: Any, projection: Any, *, offset: int = 0, limit: int = 20) -> list["Embedding"]:
-        """Embeddings ranked by (distance, id), each with `.distance`: rows offset to offset + limit.
-
-        fc1: 4096 numbers; projection: its 128 principal components under the same model version.
-        Filter and refine: the projection is orthonormal, so a projected distance never exceeds the
-        distance on FC1. Candidates by projected distance are re-ranked on FC1 and widened until no image
-        left out can be nearer than the last one returned: the answer is that of an exact scan. Above
-        EXACT_SCAN_ROWS candidates come from the HNSW index, whose own recall then is the limit.
+        kept: how many rows there are in this query set, as far as is known. By Path.EXACT the answer is that
+        of an exact scan on FC1. By Path.HNSW the index's recall is the limit: search/probing.py watches it.
         """
-        wanted, total = offset + limit, self.count()
-        number = max(4 * wanted, 200)
-        while True:
-            use_index = total > EXACT_SCAN_ROWS and number <= HNSW_CANDIDATES
-            candidates = self._candidates(projection, number, use_index)
-            ranked = self._reranked([pk for pk, _ in candidates], fc1)
-            if len(candidates) >= total:
-                break
-            complete = len(candidates) == number and len(ranked) >= wanted
-            if complete and ranked[wanted - 1][1] < candidates[-1][1] * BOUND_SLACK:
-                break
-            if use_index and complete and number == HNSW_CANDIDATES:
-                break
-            number = (
-                min(number * 4, HNSW_CANDIDATES) if use_index and number < HNSW_CANDIDATES else number * 4
-            )
-        return self._in_order(ranked[offset:wanted])
+        if wanted < 1:
+            return Ranking([], [])
+        path = choose_path(kept, wanted, has_index)
+        if path == Path.HNSW:
+            candidates, is_whole = self._from_index(point, wanted)
+            if is_whole:
+                nearest = sorted(candidates, key=candidates.__getitem__)
+                share, least = HNSW_RANKED
+                ranked = self._ranked(point, nearest[: max(share * wanted, least)])
+                return made_of(ranked[:wanted], Plan(path, kept, len(candidates), len(ranked)))
+        return self._scanned(point, wanted, kept)
 
-    def _candidates(self, projection: Any, number: int, use_index: bool) -> list[tuple[int, float]]:
-        """(id, projected distance) of the `number` nearest by projection, nearest first."""
-        projected: Combinable | L2Distance = L2Distance("projection", np.asarray(projection, np.float32))
-        if not use_index:
-            projected = projected + Value(0.0, FloatField())  # an expression that the index does not serve
+    def _from_index(self, point: Point, wanted: int) -> tuple[dict[int, float], bool]:
+        """Projected distances by id, and whether they are as many as asked for.
+
+        They are fewer where a filter keeps the index searching too long: then a scan has to answer.
+        """
+        share, least, most = HNSW_CANDIDATES
+        number = min(max(share * wanted, least), most)
+        prefix = Value(as_text(point.projection[:PREFIX_DIMENSIONS]))
         nearest = (
-            self.alias(projected=projected)
+            self.alias(nearness=L2Distance(Prefix("projection"), prefix))
+            .order_by("nearness")
+            .values_list("pk", Cast(projected_distance(point), FloatField()))
+        )
+        with transaction.atomic(using=self.db), connections[self.db].cursor() as cursor:
+            cursor.execute(
+                f"SET LOCAL hnsw.iterative_scan = strict_order; SET LOCAL hnsw.ef_search = {number:d}"
+            )
+            found = dict(nearest[:number])
+        return found, len(found) == number
+
+    def _scanned(self, point: Point, wanted: int, kept: int) -> Ranking:
+        proposed = (
+            self.alias(projected=projected_distance(point))
             .order_by("projected")
             .values_list("pk", Cast("projected", FloatField()))
         )
-        with transaction.atomic(), connection.cursor() as cursor:
-            if use_index:
-                cursor.execute("SET LOCAL hnsw.iterative_scan = strict_order")
-                cursor.execute("SET LOCAL hnsw.ef_search = %s", [number])
-            return list(nearest[:number])
+        limit = PROPOSED * max(wanted, 20)
+        candidates = dict(proposed[:limit])
+        ids = list(candidates)
+        first = FIRST_RANKED * wanted
+        ranked = self._ranked(point, ids[:first])
+        if len(ids) > first or len(ids) == limit:
+            farthest = ranked[wanted - 1][1] if len(ranked) >= wanted else float("inf")
+            reach = farthest * ROUNDING[0] + ROUNDING[1] * float(np.linalg.norm(point.fc1))
+            if len(ids) == limit and candidates[ids[-1]] <= reach:
+                within = proposed if reach == float("inf") else proposed.filter(projected__lte=reach)
+                candidates = dict(within)
+                ids = list(candidates)
+            known = {pk for pk, _ in ranked}
+            near = [pk for pk in ids if pk not in known and candidates[pk] <= reach]
+            ranked = sorted(ranked + self._ranked(point, near), key=by_distance)
+        return made_of(ranked[:wanted], Plan(Path.EXACT, kept, len(candidates), len(ranked)))
 
-    def _reranked(self, pks: list[int], fc1: Any) -> list[tuple[int, float]]:
-        """(id, distance on FC1) of these embeddings by (distance, id)."""
-        distance = L2Distance("fc1", np.asarray(fc1, np.float32))
-        return list(
-            self.model.objects.filter(pk__in=pks)
-            .annotate(distance=distance)
-            .order_by("distance", "pk")
-            .values_list("pk", "distance")
-        )
+    def _ranked(self, point: Point, ids: list[int]) -> list[tuple[int, float]]:
+        """(id, distance on FC1) by (distance, id)."""
+        distance = L2Distance("fc1", Value(as_text(point.fc1)))
+        rows = self.model.objects.using(self.db).filter(pk__in=ids).values_list("pk", distance)
+        return sorted(rows, key=by_distance)
 
-    def _in_order(self, ranked: list[tuple[int, float]]) -> list["Embedding"]:
-        from search.models import Embedding
+    def blended(
+        self,
+        point: Point,
+        wanted: int,
+        *,
+        kept: dict[int, int],
+        penalties: dict[int, float],
+        names: dict[int, str],
+        has_index: bool = False,
+    ) -> Ranking:
+        """The `wanted` nearest, by (squared distance + penalty of the image's organ, id).
 
-        found = (
-            Embedding.objects.filter(pk__in=[pk for pk, _ in ranked])
+        kept: number of rows by organ. Organ by organ, the least penalty first, until no organ left could
+        bring anything: what is of an organ scores its penalty at least.
+        """
+        best: list[tuple[float, int, float]] = []  # score, id, distance
+        plans: list[Plan] = []
+        for organ in sorted(kept, key=lambda organ: penalties[organ]):
+            if len(best) >= wanted and penalties[organ] > best[wanted - 1][0]:
+                break
+            part = self.filter(organ=organ).nearest_to(point, wanted, kept=kept[organ], has_index=has_index)
+            plans += [Plan(**{**vars(plan), "organ": names[organ]}) for plan in part.plans]
+            best += [
+                (distance**2 + penalties[organ], pk, distance)
+                for pk, distance in zip(part.ids, part.distances, strict=True)
+            ]
+            best = sorted(best)[:wanted]
+        return Ranking([pk for _, pk, _ in best], [distance for *_, distance in best], plans)
+
+    def with_images(self, ids: list[int]) -> dict[int, "Embedding"]:
+        """These embeddings with what a page shows of them, by id."""
+        found: dict[int, Embedding] = (
+            self.model.objects.using(self.db)
+            .filter(pk__in=ids)
             .defer("fc1", "projection")
             .select_related("image__organ", "image__dataset", "predicted_organ")
             .in_bulk()
         )
-        hits = []
-        for pk, distance in ranked:
-            if hit := found.get(pk):
-                hit.distance = distance
-                hits.append(hit)
-        return hits
+        return found
+
+
+class Prefix(Func):
+    """The first dimensions of a projection, as the HNSW index has them."""
+
+    template = f"subvector(%(expressions)s, 1, {PREFIX_DIMENSIONS})::halfvec({PREFIX_DIMENSIONS})"
+
+
+def projected_distance(point: Point) -> L2Distance:
+    return L2Distance("projection", Value(as_text(point.projection)))
+
+
+def by_distance(row: tuple[int, float]) -> tuple[float, int]:
+    return row[1], row[0]
+
+
+def made_of(rows: list[tuple[int, float]], plan: Plan) -> Ranking:
+    return Ranking([pk for pk, _ in rows], [distance for _, distance in rows], [plan])
+
+
+def as_text(vector: NDArray[np.float32]) -> str:
+    """As pgvector reads it, in the precision that it keeps."""
+    numbers = np.asarray(vector, np.float16).astype(np.float32).round(7).tolist()
+    return "[" + ",".join([f"{number:.6g}" if number else "0" for number in numbers]) + "]"

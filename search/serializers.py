@@ -10,7 +10,8 @@ from ingest.models import Dataset, Image, Modality, OrganClass
 from search.activity import Activity
 from search.images import seen_by_active_version
 from search.models import Embedding, Query
-from search.retrieval import Hit, Scope, SearchOptions
+from search.options import Scope, SearchOptions
+from search.retrieval import Hit
 
 MAX_PAGE_SIZE = 100
 

@@ -33,6 +33,12 @@ def index_images() -> None:
         ring(index_images)
 
 
+@shared_task(name="search.prepare_versions")
+def prepare_versions() -> None:
+    """Build and fit what searching under a version rests on, then put it into service if it waits for that."""
+    indexing.prepare_versions()
+
+
 @worker_ready.connect
 def warm_up(sender: object, **_: object) -> None:
     """Load the active network before the first query comes, and look for what was left undone."""

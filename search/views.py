@@ -23,8 +23,9 @@ from search.activity import current_activity
 from search.forms import QueryForm, SearchForm
 from search.images import neighbours_of, readable_tags, seen_by_active_version
 from search.models import Query, QueryStatus
+from search.options import Scope
 from search.previews import preview_response
-from search.retrieval import PAGE_SIZE, Scope, search, server_timing
+from search.retrieval import PAGE_SIZE, search, server_timing
 
 WAIT_SECONDS = 2.0  # for the answer, before the page says that it is being worked on
 POLL_WAIT_SECONDS = 0.3

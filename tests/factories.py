@@ -145,7 +145,7 @@ def make_embedding(
         "predicted_modality": Modality.objects.get_or_create(code="CT")[0],
         "modality_probability": 0.8,
     }
-    projection = fc1[:128] if projection is None else projection
+    projection = fc1[:512] if projection is None else projection
     return Embedding.objects.create(
         image=image, model_version=version, fc1=fc1, projection=projection, **{**values, **fields}
     )

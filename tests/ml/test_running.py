@@ -75,7 +75,7 @@ def test_run_makes_a_version_that_describes_images(images: list[Image]) -> None:
     from ml.inference import ImageDescriber
 
     seen = ImageDescriber.from_checkpoint(checkpoint_dir(version)).describe(np.zeros((1, 256, 256), np.uint8))
-    assert (seen.fc1.shape, seen.projection.shape) == ((1, 4096), (1, 128))
+    assert (seen.fc1.shape, seen.projection.shape) == ((1, 4096), (1, 512))
     checkpoint = load_checkpoint(checkpoint_dir(version))
     assert checkpoint.training == RECIPES["default"].as_json() | {"augmentation": ANY}
     assert checkpoint.calibration.organ_temperature != 1.0

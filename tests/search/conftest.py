@@ -31,7 +31,7 @@ def query(model_version: ModelVersion) -> Query:
         status=QueryStatus.ANSWERED,
         model_version=model_version,
         fc1=np.zeros(4096, np.float32),
-        projection=np.zeros(128, np.float32),
+        projection=np.zeros(512, np.float32),
         organ_probabilities=[["brain", 0.75], ["chest", 0.25]],
         modality_probabilities=[["CT", 0.9], ["MR", 0.1]],
         preview=default_storage.save("queries/q.preview.jpg", ContentFile(factories.png_bytes())),

@@ -22,7 +22,7 @@ def test_every_image_is_described_once(model_version: ModelVersion, monkeypatch:
     embedding = Embedding.objects.first()
     assert embedding is not None
     assert len(list(embedding.fc1)) == 4096
-    assert len(list(embedding.projection)) == 128
+    assert len(list(embedding.projection)) == 512
     assert embedding.predicted_organ.name in model_version.organs
     assert 0.5 <= embedding.organ_probability <= 1
 

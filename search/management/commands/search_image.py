@@ -14,7 +14,8 @@ from rich.table import Table
 from ingest.models import Modality, OrganClass
 from search import answering
 from search.models import Query, QueryStatus
-from search.retrieval import ResultPage, Scope, SearchOptions, search
+from search.options import Scope, SearchOptions
+from search.retrieval import ResultPage, search
 from search.serializers import HitSerializer, SeenSerializer
 
 
