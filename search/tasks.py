@@ -35,7 +35,7 @@ def index_images() -> None:
 
 @shared_task(name="search.prepare_versions")
 def prepare_versions() -> None:
-    """Build and fit what searching under a version rests on, then put it into service if it waits for that."""
+    """Build and fit what searching under a version rests on, then put into service what waits for that."""
     indexing.prepare_versions()
 
 
