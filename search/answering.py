@@ -195,7 +195,9 @@ def refine(query: Query, version: ModelVersion) -> None:
     fc1 = refining.refined(parent.as_point().fc1, stacked(relevant), stacked(irrelevant))
     store_fc1(query, fc1, describer_for(version.pk))
     organs = refining.probabilities_after(
-        dict(parent.organ_probabilities), [embedding.organ.name for embedding in relevant]
+        dict(parent.organ_probabilities),
+        [embedding.organ.name for embedding in relevant],
+        [embedding.organ.name for embedding in irrelevant],
     )
     query.organ_probabilities = likeliest_first(list(organs), np.array(list(organs.values())))
     query.modality_probabilities = parent.modality_probabilities
