@@ -142,7 +142,7 @@ class Experiment:
         order = np.argsort(scores, axis=1, kind="stable")
         relevant = (self.organ == asked.organ[:, None]) & ~asked.own
         ranking = np.take_along_axis(relevant & kept, order, 1)
-        rank = np.cumsum(np.take_along_axis(kept, order, 1), 1)
+        rank = np.cumsum(np.take_along_axis(kept, order, 1), 1, dtype=np.intp)
         found = measure_ranking(close_gaps(ranking, rank), relevant.sum(1))
         return {name: found[name] for name in MEASURES}
 
