@@ -379,7 +379,7 @@ class Benchmark:
                     f" LIMIT {candidates}"
                 )
                 ids = [row[0] for row in cursor.fetchall()]
-            return [pk - 1 for pk, _ in everything._ranked(self.point(number), ids)[:NEAREST]]
+            return [pk - 1 for pk, _ in everything._ranked(self.point(number), ids, NEAREST)]
 
         return search
 
@@ -433,7 +433,7 @@ class Benchmark:
             rows = search(number)
             seconds.append(time.perf_counter() - started)
             wanted = {row for row in self.truth[kind][number] if row >= 0}
-            recalls.append(len(wanted & set(rows)) / max(len(wanted), 1))
+            recalls.append(len(wanted & set(rows)) / len(wanted) if wanted else 1.0)
         recall = float(np.mean(recalls))
         rates = [rate_with(search, clients, self.options, threads, len(numbers)) for clients in (1, CLIENTS)]
         cells = [

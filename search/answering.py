@@ -157,6 +157,26 @@ def ask_refined(query: Query, user: Asker) -> Query:
         return ask(child)
 
 
+def ask_again(query: Query, user: Asker) -> Query:
+    """Record a query about the same pictures, whole or parts of them, for the version in service now."""
+    original = query.original
+    again = Query(
+        image=original.image,
+        upload=original.upload.name,
+        rendition=original.rendition.name,
+        preview=original.preview.name,
+        sha256=original.sha256,
+        group_key=original.group_key,
+        parent=original.parent,
+        region=original.region,
+        created_by=account(user),
+    )
+    with transaction.atomic():
+        again.save()
+        again.parts.set(original.parts.all())
+        return ask(again)
+
+
 def account(user: Asker) -> User | None:
     return user if isinstance(user, User) else None
 

@@ -229,7 +229,7 @@ class Query(models.Model):
         return self.parent.original if self.parent and self.is_refined else self
 
     def pictures(self) -> list["Query"]:
-        """The queries, oldest first, whose pictures or parts of pictures it is about; itself where it is one."""
+        """The queries whose pictures, or parts of them, it is about, oldest first; itself where it is one."""
         original = self.original
         return list(original.parts.order_by("created_at")) or [original]
 
@@ -238,6 +238,12 @@ class Query(models.Model):
         if self.parent is not None:
             return self.parent.origins()
         return [origin for part in self.parts.all() for origin in part.origins()] or [self]
+
+    def has_lost_embeddings(self) -> bool:
+        """Whether those of the version that answered it have been dropped, so that it has no results."""
+        if not self.newest_embedding:
+            return False
+        return not Embedding.objects.filter(model_version=self.model_version_id).exists()
 
     def see_newest(self) -> None:
         """From now on its results are among all the embeddings that there are."""

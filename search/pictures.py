@@ -62,8 +62,11 @@ def size_as_shown(query: Query, region: Region) -> tuple[int, int]:
 
 
 def store_pictures(query: Query, pixels: NDArray[np.uint8], stem: str) -> NDArray[np.uint8]:
-    """Returns the rendition, uint8 (256, 256). Only the query's own files are saved: of several images as one,
-    each may be answered by another worker at the same time."""
+    """Returns the rendition, uint8 (256, 256).
+
+    Only the query's own files are saved: of several images as one, each may be answered by another worker at
+    the same time.
+    """
     rendition, picture = network_rendition(pixels), preview(pixels)
     query.preview = store_once(f"{stem}.preview.jpg", picture, len(picture))
     query.rendition = store_once(f"{stem}.rendition.png", rendition, len(rendition))

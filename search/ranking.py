@@ -99,8 +99,9 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
             if is_whole:
                 nearest = sorted(candidates, key=candidates.__getitem__)
                 share, least = HNSW_RANKED
-                ranked = self._ranked(point, nearest[: max(share * wanted, least)])
-                return made_of(ranked[:wanted], Plan(path, kept, len(candidates), len(ranked)))
+                nearest = nearest[: max(share * wanted, least)]
+                ranked = self._ranked(point, nearest, wanted)
+                return made_of(ranked, Plan(path, kept, len(candidates), len(nearest)))
         return self._scanned(point, wanted, kept)
 
     def _from_index(self, point: Point, wanted: int) -> tuple[dict[int, float], bool]:
@@ -133,7 +134,9 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         candidates = dict(proposed[:limit])
         ids = list(candidates)
         first = FIRST_RANKED * wanted
-        ranked = self._ranked(point, ids[:first])
+        first_ids = ids[:first]
+        ranked = self._ranked(point, first_ids, wanted)
+        looked_at = len(first_ids)
         if len(ids) > first or len(ids) == limit:
             farthest = ranked[wanted - 1][1] if len(ranked) >= wanted else float("inf")
             reach = farthest * ROUNDING[0] + ROUNDING[1] * float(np.linalg.norm(point.fc1))
@@ -141,16 +144,21 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
                 within = proposed if reach == float("inf") else proposed.filter(projected__lte=reach)
                 candidates = dict(within)
                 ids = list(candidates)
-            known = {pk for pk, _ in ranked}
+            known = set(first_ids)
             near = [pk for pk in ids if pk not in known and candidates[pk] <= reach]
-            ranked = sorted(ranked + self._ranked(point, near), key=by_distance)
-        return made_of(ranked[:wanted], Plan(Path.EXACT, kept, len(candidates), len(ranked)))
+            ranked = sorted(ranked + self._ranked(point, near, wanted), key=by_distance)[:wanted]
+            looked_at += len(near)
+        return made_of(ranked, Plan(Path.EXACT, kept, len(candidates), looked_at))
 
-    def _ranked(self, point: Point, ids: list[int]) -> list[tuple[int, float]]:
-        """(id, distance on FC1) by (distance, id)."""
+    def _ranked(self, point: Point, ids: list[int], wanted: int) -> list[tuple[int, float]]:
+        """(id, distance on FC1) of the `wanted` nearest of these, by (distance, id)."""
+        if not ids:
+            return []
         distance = L2Distance("fc1", Value(as_text(point.fc1)))
-        rows = self.model.objects.using(self.db).filter(pk__in=ids).values_list("pk", distance)
-        return sorted(rows, key=by_distance)
+        rows = self.model.objects.using(self.db).filter(pk__in=ids).alias(distance=distance)
+        return list(
+            rows.order_by("distance", "pk").values_list("pk", Cast("distance", FloatField()))[:wanted]
+        )
 
     def blended(
         self,
