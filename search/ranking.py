@@ -2,8 +2,7 @@
 
 The projection proposes, FC1 decides. The HNSW index holds the first half of the projection, which is smaller
 and tells nearly as much; the whole of it, which lies in the row that the index points to, chooses among what
-the index found. Because the projection is orthonormal, a projected distance never exceeds the one on FC1:
-once the wanted rows are ranked, only what is projected nearer than the last of them can still belong among
+the index found. Because a projected distance never exceeds the one on FC1 (ml/projection.py), once the wanted rows are ranked, only what is projected nearer than the last of them can still belong among
 them (Seidl and Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
 """
 
@@ -28,7 +27,7 @@ HNSW_WANTED = 200  # rows in all; deeper pages are scanned for exactly
 HNSW_CANDIDATES = (20, 400, 1_000)  # from the index for each row wanted; at least, at most (pgvector's limit)
 HNSW_RANKED = (5, 100)  # of these, ranked on FC1 for each row wanted; at least
 FIRST_RANKED = 2  # exact scan: ranked on FC1 for each row wanted, before it is known how far to look
-PROPOSED = 20  # exact scan: projected distances brought along for each row wanted
+PROPOSED = 50  # exact scan: projected distances brought along for each row wanted
 ROUNDING = (1.005, 0.001)  # halfvec keeps 11 bits: share of a distance, share of FC1's length
 
 
