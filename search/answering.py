@@ -4,7 +4,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -86,8 +85,10 @@ def ask_with_several(
     if len(others) + len(contents) > MOST_IMAGES:
         raise RefinementError(f"One search takes {MOST_IMAGES} images at most.")
     with transaction.atomic():
-        named = zip_longest(contents, names[: len(contents)], fillvalue="")
-        parts = [query_of_file(content, user, name) for content, name in named]
+        parts = [
+            query_of_file(content, user, names[number] if number < len(names) else "")
+            for number, content in enumerate(contents)
+        ]
         failed = [
             Query(created_by=account(user), file_name=name, status=QueryStatus.FAILED, error=reason)
             for name, reason in refused

@@ -96,7 +96,9 @@ class SearchForm(forms.Form):
 
     def words_for(self, name: str, value: Any) -> str:
         field = self.fields[name]
-        shown = dict(field.choices)[value] if isinstance(field, forms.ChoiceField) else value
+        shown = value
+        if isinstance(field, forms.ChoiceField):
+            shown = next(text for choice, text in field.choices if choice == value)  # type: ignore[union-attr]
         return f"{field.label}: {shown.upper() if name == 'view' else shown}"
 
     def without_series(self) -> str:

@@ -33,11 +33,11 @@ def marks_of(query: Query, user: User | AnonymousUser) -> Marks:
     return Marks(relevant, irrelevant, used)
 
 
-def mark(query: Query, image: Image, user: User, is_relevant: bool | None) -> None:
+def mark(query: Query, image: Image, user: User | AnonymousUser, is_relevant: bool | None) -> None:
     """Keep a person's word on a result; None takes it back."""
     if is_relevant is None:
-        Mark.objects.filter(query=query, image=image, created_by=user).delete()
+        Mark.objects.filter(query=query, image=image, created_by_id=user.pk).delete()
     else:
         Mark.objects.update_or_create(
-            query=query, image=image, created_by=user, defaults={"is_relevant": is_relevant}
+            query=query, image=image, created_by_id=user.pk, defaults={"is_relevant": is_relevant}
         )

@@ -2,8 +2,9 @@
 
 The projection proposes, FC1 decides. The HNSW index holds the first half of the projection, which is smaller
 and tells nearly as much; the whole of it, which lies in the row that the index points to, chooses among what
-the index found. Because a projected distance never exceeds the one on FC1 (ml/projection.py), once the wanted rows are ranked, only what is projected nearer than the last of them can still belong among
-them (Seidl and Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
+the index found. A projected distance never exceeds the one on FC1 (ml/projection.py): once the wanted rows
+are ranked, only what is projected nearer than the last of them can still belong among them (Seidl and
+Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
 """
 
 from dataclasses import dataclass, field
