@@ -98,7 +98,7 @@ class SearchForm(forms.Form):
         field = self.fields[name]
         shown = value
         if isinstance(field, forms.ChoiceField):
-            shown = next(text for choice, text in field.choices if choice == value)  # type: ignore[union-attr]
+            shown = next(text for choice, text in field.choices if choice == value)  # type: ignore[misc,union-attr]
         return f"{field.label}: {shown.upper() if name == 'view' else shown}"
 
     def without_series(self) -> str:

@@ -6,12 +6,16 @@ from django.db.models import Q, QuerySet
 from pydicom.datadict import dictionary_description, tag_for_keyword
 
 from ingest.models import Image
-from ml.models import VersionStatus
+from ml.models import ModelVersion
 from search.models import Embedding
 
 
 def seen_by_active_version(image: Image) -> Embedding | None:
-    embeddings = Embedding.objects.filter(image=image, model_version__status=VersionStatus.ACTIVE)
+    return seen_by(image, ModelVersion.objects.active())
+
+
+def seen_by(image: Image, version: ModelVersion | None) -> Embedding | None:
+    embeddings = Embedding.objects.filter(image=image, model_version=version)
     return embeddings.defer("fc1", "projection").select_related("predicted_organ", "model_version").first()
 
 

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 from django.db.models import Count
 
 from search.cases import MOST_RANKED, Case, page_of_cases
@@ -111,6 +112,11 @@ def index_of(query: Query) -> VersionIndex:
     """What was fitted for the query's version; an empty one where nothing is yet."""
     found = VersionIndex.objects.filter(model_version=query.model_version_id).first()
     return found or VersionIndex(model_version=query.model_version)
+
+
+def distance_between(query: Query, embedding: Embedding) -> float:
+    """Euclidean, on FC1."""
+    return float(np.linalg.norm(query.as_point().fc1 - embedding.as_point().fc1))
 
 
 class Ranker:

@@ -6,8 +6,8 @@ from celery.signals import heartbeat_sent, worker_ready
 from ingest.bell import ring
 from ml.models import ModelVersion
 from ml.workers import tell_engine
-from search import answering, indexing
-from search.models import Query, QueryStatus
+from search import answering, explaining, indexing
+from search.models import Explanation, Query, QueryStatus
 
 heartbeat_sent.connect(tell_engine)
 
@@ -24,6 +24,17 @@ def answer_waiting_queries() -> None:
     """Answer what a lost message or a killed worker left waiting."""
     for query in Query.objects.filter(status=QueryStatus.WAITING).select_related("image"):
         answering.answer(query)
+    for explanation in Explanation.objects.filter(status=QueryStatus.WAITING).select_related(
+        "query", "image"
+    ):
+        explaining.explain(explanation)
+
+
+@shared_task(name="search.explain")
+def explain(explanation_id: int) -> None:
+    found = Explanation.objects.filter(pk=explanation_id).select_related("query", "image").first()
+    if found:
+        explaining.explain(found)
 
 
 @shared_task(name="search.index_images")

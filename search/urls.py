@@ -1,8 +1,8 @@
 """The clinician's pages."""
 
-from django.urls import path
+from django.urls import path, re_path
 
-from search import asking_views, views
+from search import asking_views, explaining_views, views
 
 app_name = "search"
 urlpatterns = [
@@ -16,6 +16,12 @@ urlpatterns = [
     path("queries/<uuid:pk>/refine/", asking_views.query_refine, name="query_refine"),
     path("queries/<uuid:pk>/newest/", asking_views.query_newest, name="query_newest"),
     path("queries/<uuid:pk>/again/", asking_views.query_again, name="query_again"),
+    path("queries/<uuid:pk>/why/<int:image_pk>/", explaining_views.explanation, name="explanation"),
+    re_path(
+        r"^queries/(?P<pk>[0-9a-f-]{36})/why/(?P<image_pk>\d{1,18})/(?P<which>query|image)\.png$",
+        explaining_views.explanation_map,
+        name="explanation_map",
+    ),
     path("images/<int:pk>/", views.image_detail, name="image_detail"),
     path("images/<int:pk>/preview/", views.image_preview, name="image_preview"),
     path("images/<int:pk>/search/", views.image_search, name="image_search"),

@@ -165,10 +165,10 @@ def test_answer_follows_its_query_string_and_ignores_the_unknown(
     parameters: str, numbers: list[int], client_of: ClientOf, collection: list[Image], query: Query
 ) -> None:
     facts: dict[int, dict[str, Any]] = {
-        1: {"patient_sex": "F", "patient_age_years": 63},
-        2: {"patient_age_years": 60},
-        3: {"view_position": "PA"},
-        4: {"patient_sex": "F", "patient_age_years": 59},
+        1: {"tags": {"PatientSex": "F", "PatientAge": "063Y"}},
+        2: {"tags": {"PatientAge": "060Y"}},
+        3: {"tags": {"ViewPosition": "PA"}},
+        4: {"tags": {"PatientSex": "F", "PatientAge": "059Y"}},
         5: {"tags": {"SeriesDescription": "ankle stir"}},
         6: {"created_at": datetime(2000, 12, 31, tzinfo=UTC)},
     }
