@@ -177,6 +177,7 @@ CELERY_TASK_DEFAULT_QUEUE = "ingest"
 CELERY_TASK_ROUTES = {
     "ingest.*": {"queue": "ingest"},
     "search.answer_query": {"queue": "inference", "priority": 0},  # people first: 0 is Redis' highest
+    "search.explain": {"queue": "inference", "priority": 3},
     "search.*": {"queue": "inference", "priority": 6},
     "ml.*": {"queue": "training"},
 }
@@ -216,6 +217,7 @@ REST_FRAMEWORK = {
 }
 REST_KNOX = {"TOKEN_TTL": None, "AUTH_HEADER_PREFIX": "Token"}
 SPECTACULAR_SETTINGS = {
+    "ENUM_NAME_OVERRIDES": {"QueryStatusEnum": "search.models.QueryStatus"},
     "TITLE": "CBMIR API",
     "DESCRIPTION": "Search a collection of medical images by a query image. Not for primary diagnosis.",
     "VERSION": "1",

@@ -82,7 +82,7 @@ def ask_with_several(
     if len(contents) == 1 and beside is None and not refused:
         return ask_with_file(contents[0], user)
     others = [one for one in beside.pictures() if one.status != QueryStatus.FAILED] if beside else []
-    if len(others) + len(contents) > MOST_IMAGES:
+    if len(others) + len(contents) + len(refused) > MOST_IMAGES:
         raise RefinementError(f"One search takes {MOST_IMAGES} images at most.")
     with transaction.atomic():
         parts = [

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.http import FileResponse
+from django.shortcuts import get_object_or_404
 from drf_spectacular.helpers import forced_singular_serializer
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
@@ -20,11 +21,13 @@ from search import answering
 from search.activity import current_activity
 from search.answering import RefinementError
 from search.asking_forms import sort_out
+from search.explaining import ask_why
 from search.marking import mark, marks_of
-from search.models import Query, QueryStatus
+from search.models import Embedding, Query, QueryStatus
 from search.previews import preview_response
 from search.retrieval import search, server_timing
 from search.serializers import (
+    ExplanationSerializer,
     ImageSerializer,
     MarkSerializer,
     MarksSerializer,
@@ -73,6 +76,7 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         "mark": "search.add_mark",
         "refine": "search.add_query",
         "newest": "search.add_query",
+        "explanation": "search.view_query",
     }
 
     @extend_schema(request=NewQuerySerializer, responses={201: QuerySerializer})
@@ -193,6 +197,21 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         query.see_newest()
         query.save(update_fields=["newest_embedding"])
         return Response(self.get_serializer(query).data)
+
+
+    @extend_schema(responses=ExplanationSerializer)
+    @action(detail=True, url_path=r"explanations/(?P<image_pk>\d{1,18})", pagination_class=None)
+    def explanation(self, request: Request, pk: str, image_pk: str) -> Response:
+        """What makes an image like the query. Asked for the first time it is `waiting` for some seconds."""
+        query = self.get_object()
+        embedding = Embedding.objects.filter(
+            model_version=query.model_version_id, image=image_pk
+        ).select_related("image")
+        found = get_object_or_404(embedding) if query.status == QueryStatus.ANSWERED else None
+        if found is None:
+            raise NotAnsweredYet
+        context = self.get_serializer_context()
+        return Response(ExplanationSerializer(ask_why(query, found.image), context=context).data)
 
 
 @contextmanager

@@ -11,20 +11,26 @@ NO_FILE = "Choose an image to search with."
 
 
 def sort_out(files: Sequence[UploadedFile]) -> tuple[list[UploadedFile], list[tuple[str, str]]]:
-    """The files that can be taken; name and sentence of those that cannot."""
-    problems = [(file, problem_with(file)) for file in files]
-    taken = [file for file, problem in problems if not problem]
-    return taken, [(file.name or "", problem) for file, problem in problems if problem]
+    """The files that can be taken, in all no more than one may have; name and sentence of the others."""
+    taken: list[UploadedFile] = []
+    refused = []
+    for file in files:
+        sentence = problem_with(file, room=settings.MAX_UPLOAD_BYTES - sum(one.size or 0 for one in taken))
+        if sentence:
+            refused.append((file.name or "", sentence))
+        else:
+            taken.append(file)
+    return taken, refused
 
 
-def problem_with(file: UploadedFile) -> str:
+def problem_with(file: UploadedFile, room: int) -> str:
     """A sentence; empty when the file can be taken."""
+    limit = filesizeformat(settings.MAX_UPLOAD_BYTES)
     if not file.size:
         return "This file is empty."
     if file.size > settings.MAX_UPLOAD_BYTES:
-        limit = filesizeformat(settings.MAX_UPLOAD_BYTES)
         return f"This file is larger than {limit}, the most that is taken."
-    return ""
+    return f"The files are larger than {limit} together, the most that is taken." if file.size > room else ""
 
 
 class RegionForm(forms.Form):

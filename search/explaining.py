@@ -82,5 +82,12 @@ def as_png(strength: NDArray[np.float32]) -> bytes:
     return buffer.getvalue()
 
 
+def forget_maps(instance: Explanation, **_: object) -> None:
+    """Of an explanation that is deleted, with its query or its image."""
+    for field in (instance.query_map, instance.image_map):
+        if field:
+            field.delete(save=False)
+
+
 def fail(explanation: Explanation, sentence: str) -> None:
     explanation.status, explanation.error = QueryStatus.FAILED, sentence

@@ -9,11 +9,12 @@ from rest_framework.reverse import reverse
 from ingest.models import Dataset, Image, Modality, OrganClass
 from search.activity import Activity
 from search.images import seen_by_active_version
-from search.models import Embedding, Query
+from search.models import Embedding, Explanation, Query, QueryStatus
 from search.options import AGE_BANDS, SEXES, Collapse, Scope, SearchOptions
 from search.retrieval import Hit, ResultPage
 
 MAX_PAGE_SIZE = 100
+IMAGE_ID = serializers.IntegerField(min_value=1, max_value=2**63 - 1)
 
 
 class SeenSerializer(serializers.Serializer[Query]):
@@ -71,13 +72,13 @@ class PartSerializer(serializers.Serializer[Query]):
     """One of several images of a query."""
 
     id = serializers.UUIDField(read_only=True)
-    status = serializers.ChoiceField(choices=["waiting", "answered", "failed"], read_only=True)
+    status = serializers.ChoiceField(choices=QueryStatus.choices, read_only=True)
     error = serializers.CharField(read_only=True)
 
 
 class QuerySerializer(SeenSerializer):
     id = serializers.UUIDField(read_only=True)
-    status = serializers.ChoiceField(choices=["waiting", "answered", "failed"], read_only=True)
+    status = serializers.ChoiceField(choices=QueryStatus.choices, read_only=True)
     error = serializers.CharField(read_only=True, help_text="Why the query failed.")
     created_at = serializers.DateTimeField(read_only=True)
     image_id = serializers.IntegerField(read_only=True, allow_null=True)
@@ -136,7 +137,9 @@ class NewQuerySerializer(serializers.Serializer[Any]):
     file = serializers.ListField(
         child=serializers.FileField(allow_empty_file=True), required=False, help_text="Repeated, up to 20."
     )
-    image_id = serializers.PrimaryKeyRelatedField(queryset=Image.objects.all(), required=False)
+    image_id = serializers.PrimaryKeyRelatedField(
+        queryset=Image.objects.all(), required=False, pk_field=IMAGE_ID
+    )
     beside = serializers.PrimaryKeyRelatedField(
         queryset=Query.objects.all(), required=False, pk_field=serializers.UUIDField()
     )
@@ -159,7 +162,7 @@ class RegionSerializer(serializers.Serializer[Any]):
 class MarkSerializer(serializers.Serializer[Any]):
     """A person's word on a result."""
 
-    image_id = serializers.PrimaryKeyRelatedField(queryset=Image.objects.all())
+    image_id = serializers.PrimaryKeyRelatedField(queryset=Image.objects.all(), pk_field=IMAGE_ID)
     is_relevant = serializers.BooleanField(allow_null=True, help_text="Null takes the mark back.")
 
 
@@ -276,6 +279,26 @@ class ResultPageSerializer(serializers.Serializer[ResultPage]):
     @extend_schema_field(PlanSerializer(many=True))
     def get_plans(self, page: ResultPage) -> Any:
         return PlanSerializer(page.plans if self.context["explain"] else [], many=True).data
+
+
+class ExplanationSerializer(serializers.Serializer[Explanation]):
+    """Why an image is like a query. The maps are PNG to lay over the whole pictures."""
+
+    status = serializers.ChoiceField(choices=QueryStatus.choices, read_only=True)
+    error = serializers.CharField(read_only=True)
+    similarity = serializers.FloatField(read_only=True, allow_null=True, help_text="Cosine of both FC1.")
+    query_map_url = serializers.SerializerMethodField()
+    image_map_url = serializers.SerializerMethodField()
+
+    def get_query_map_url(self, explanation: Explanation) -> str | None:
+        return self.address(explanation, "query") if explanation.query_map else None
+
+    def get_image_map_url(self, explanation: Explanation) -> str | None:
+        return self.address(explanation, "image") if explanation.image_map else None
+
+    def address(self, explanation: Explanation, which: str) -> str:
+        place = [explanation.query_id, explanation.image_id, which]
+        return str(reverse("search:explanation_map", args=place, request=self.context.get("request")))
 
 
 class EmbeddingSerializer(serializers.ModelSerializer[Embedding]):

@@ -1,5 +1,6 @@
 """Makes the rows and files that tests start from: all real, all small."""
 
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -117,15 +118,21 @@ def save_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
     from ml.checkpoint import Checkpoint, save_checkpoint
     from ml.network import OrganNetwork, initialise_for_relu
     from ml.preprocess import Preprocessing
-    from ml.projection import fit_projection
 
     torch.manual_seed(seed)
     network = OrganNetwork(tiny_shape())
     initialise_for_relu(network)
-    fc1 = np.random.default_rng(seed).random((40, 4096), np.float32)
     save_checkpoint(
-        Checkpoint(network, Preprocessing(), fit_projection(fc1), ORGANS, MODALITIES, "default"), folder
+        Checkpoint(network, Preprocessing(), tiny_projection(seed), ORGANS, MODALITIES, "default"), folder
     )
+
+
+@cache
+def tiny_projection(seed: int) -> Any:
+    """Takes a second to fit: once in a run."""
+    from ml.projection import fit_projection
+
+    return fit_projection(np.random.default_rng(seed).random((40, 4096), np.float32))
 
 
 def make_model_version(status: str = VersionStatus.ACTIVE, seed: int = 0) -> ModelVersion:

@@ -85,7 +85,7 @@ def test_asking_with_an_image_of_the_collection(client_of: ClientOf, collection:
     assert response.json()["image_id"] == collection[0].pk
 
 
-@pytest.mark.parametrize("data", [{}, {"image_id": 999_999}, {"image_id": "x"}, {"file": "no file"}])
+@pytest.mark.parametrize("data", [{}, {"image_id": 999_999}, {"image_id": "x"}, {"image_id": "1e400"}, {"file": "no file"}])
 def test_asking_with_nothing_usable_is_400(data: dict[str, Any], client_of: ClientOf) -> None:
     assert client_of("clinician").post(f"{API}/queries/", data).status_code == 400
 
@@ -199,7 +199,7 @@ def test_several_files_are_one_query(client_of: ClientOf, collection: list[Image
     assert {part["error"] for part in answer["parts"]} >= {"This file is empty."}
     more = client.post(f"{API}/queries/", {"file": picture(), "beside": asked["id"]})
     assert (more.status_code, len(more.json()["parts"])) == (201, 2)
-    assert client.post(f"{API}/queries/", {"file": [picture()] * 21}).status_code == 422
+    assert client.post(f"{API}/queries/", {"file": [picture() for _ in range(21)]}).status_code == 422
     assert client.post(f"{API}/queries/", {"file": picture(), "beside": "x"}).status_code == 400
 
 

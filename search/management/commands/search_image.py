@@ -76,7 +76,7 @@ class Command(BaseCommand):
                 answer["plans"] = PlanSerializer(plans, many=True).data
             self.stdout.write(json.dumps(answer, indent=2))
         else:
-            console = Console()
+            console = Console(markup=False)
             with console.capture() as text:
                 show(console, query, found)
                 for plan in plans:
