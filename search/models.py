@@ -100,6 +100,7 @@ class VersionIndex(models.Model):
     blend_weight = models.FloatField(
         default=0.0, help_text="What a factor of e in an organ's probability is worth as squared distance."
     )
+    error = models.CharField(max_length=500, blank=True, help_text="Why the last building of it failed.")
 
     class Meta:
         verbose_name_plural = "version indexes"
@@ -211,6 +212,14 @@ class Query(models.Model):
     @property
     def is_refined(self) -> bool:
         return self.parent_id is not None and self.region is None
+
+    @property
+    def embeddings_dropped(self) -> bool:
+        """Whether what its results were among was dropped since; asked again, it finds what there is now."""
+        if self.model_version_id is None or not self.newest_embedding:
+            return False
+        left = Embedding.objects.for_version(self.model_version_id).filter(pk__lte=self.newest_embedding)
+        return not left.exists()
 
     def as_point(self) -> Point:
         """Raises ValueError when the query has not been answered."""
