@@ -213,14 +213,6 @@ class Query(models.Model):
     def is_refined(self) -> bool:
         return self.parent_id is not None and self.region is None
 
-    @property
-    def embeddings_dropped(self) -> bool:
-        """Whether what its results were among was dropped since; asked again, it finds what there is now."""
-        if self.model_version_id is None or not self.newest_embedding:
-            return False
-        left = Embedding.objects.for_version(self.model_version_id).filter(pk__lte=self.newest_embedding)
-        return not left.exists()
-
     def as_point(self) -> Point:
         """Raises ValueError when the query has not been answered."""
         if self.fc1 is None or self.projection is None:
