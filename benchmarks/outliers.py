@@ -2,14 +2,13 @@
 
     python -m benchmarks.outliers --checkpoint DIR --data ../shared/data --outliers DIR [--other DIR]
 
-Two scores, each with the threshold of the checkpoint, fitted to accept 95 % of images held out from learning:
-the energy of the organ's logits, and the distance of FC1 to the nearest image learnt from. Asked are the test
-split of --data, every picture of --outliers, and, with --other, images of known organs from unknown
-hospitals, which ought to be accepted too.
+Two scores, each with the threshold of the checkpoint, which together accept 95 % of images held out from
+learning: the energy of the organ's logits, and the distance of FC1 to the nearest image learnt from. Asked
+are the test split of --data, every picture of --outliers, and, with --other, images of known organs from
+unknown hospitals, which ought to be accepted too.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,17 +44,19 @@ def main() -> None:
         asked["other hospitals"] = seen(read_labelled_folder(options.other).renditions)
     asked["no medical images"] = seen(pictures_in(options.outliers))
     calibration = checkpoint.calibration
+    energies = {name: energy(outputs.organ_logits) for name, outputs in asked.items()}
+    distances = {name: nearest_distances(outputs.fc1, learnt.fc1) for name, outputs in asked.items()}
     table = Table("score", "images", "number", "accepted", "area under ROC against the test split")
-    scores: dict[str, tuple[float | None, Callable[[Outputs], NDArray[np.float32]]]] = {
-        "energy": (calibration.energy_threshold, lambda found: energy(found.organ_logits)),
-        "distance": (calibration.distance_threshold, lambda found: nearest_distances(found.fc1, learnt.fc1)),
-    }
-    for score, (threshold, of) in scores.items():
-        inside = of(asked["test split"])
-        for name, outputs in asked.items():
-            values = of(outputs)
-            accepted = "-" if threshold is None else f"{(values <= threshold).mean():.1%}"
-            table.add_row(score, name, str(len(values)), accepted, f"{area_under_roc(inside, values):.3f}")
+    for score, values in (("energy", energies), ("distance", distances)):
+        threshold = getattr(calibration, f"{score}_threshold")
+        for name, found in values.items():
+            accepted = "-" if threshold is None else f"{(found <= threshold).mean():.1%}"
+            area = f"{area_under_roc(values['test split'], found):.3f}"
+            table.add_row(score, name, str(len(found)), accepted, area)
+    for name in asked:
+        pairs = zip(energies[name].tolist(), distances[name].tolist(), strict=True)
+        unlike = [bool(calibration.is_unlike(*pair)) for pair in pairs]
+        table.add_row("both, as in the product", name, str(len(unlike)), f"{1 - np.mean(unlike):.1%}", "")
     Console(width=110).print(table)
 
 

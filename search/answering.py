@@ -4,7 +4,6 @@ import hashlib
 import logging
 import time
 from collections.abc import Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,15 +13,14 @@ from numpy.typing import NDArray
 
 from ingest.bell import ring
 from ingest.models import Image
-from ingest.pseudonyms import group_key_of
-from ingest.reading import RejectedFile, read_image
-from ingest.renditions import decode_rendition, network_rendition, preview, read_rendition
+from ingest.reading import RejectedFile
 from ingest.storing import store_once
 from ml.models import ModelVersion
 from search import refining
 from search.filtering import images_searched
 from search.models import Embedding, Mark, Query, QueryStatus, VersionIndex, as_array
 from search.options import Collapse, SearchOptions
+from search.pictures import query_rendition, size_as_shown
 
 if TYPE_CHECKING:
     from ml.inference import ImageDescriber
@@ -30,7 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NO_MODEL = "No model is in service yet. The collection can be searched as soon as the first training is done."
-LEAST_REGION_PIXELS = 16  # a side
+NONE_READABLE = "None of these images can be searched with."
+LEAST_REGION_PIXELS = 16  # a side, of the picture as it is shown
 MOST_IMAGES = 20  # of one query
 
 
@@ -46,10 +45,11 @@ def ask_with_file(content: bytes, user: Asker) -> Query:
     return ask(query_of_file(content, user))
 
 
-def query_of_file(content: bytes, user: Asker) -> Query:
+def query_of_file(content: bytes, user: Asker, file_name: str = "") -> Query:
     digest = hashlib.sha256(content).hexdigest()
     name = f"queries/{digest[:2]}/{digest}"
-    return Query(upload=store_once(name, content, len(content)), sha256=digest, created_by=account(user))
+    upload = store_once(name, content, len(content))
+    return Query(upload=upload, sha256=digest, created_by=account(user), file_name=file_name)
 
 
 def ask_with_image(image: Image, user: Asker) -> Query:
@@ -65,21 +65,42 @@ def ask_with_image(image: Image, user: Asker) -> Query:
     )
 
 
-def ask_with_several(contents: Sequence[bytes], user: Asker, *, beside: Query | None = None) -> Query:
-    """Record one query for several files, beside what another query was made of, if one is given.
+def ask_with_several(
+    contents: Sequence[bytes],
+    user: Asker,
+    *,
+    names: Sequence[str] = (),
+    refused: Sequence[tuple[str, str]] = (),
+    beside: Query | None = None,
+) -> Query:
+    """Record one query for several files, beside the pictures of another query, if one is given.
 
-    A single file is an ordinary query. Raises RefinementError for more images than one query takes.
+    A single file is an ordinary query. names: what the uploader calls the files, to be told which of them
+    could not be read. refused: name and reason of files that could not even be taken; the page says so.
+    Raises RefinementError for more images than one query takes.
     """
-    if len(contents) == 1 and beside is None:
+    if len(contents) == 1 and beside is None and not refused:
         return ask_with_file(contents[0], user)
-    origins = beside.origins() if beside else []
-    if len(origins) + len(contents) > MOST_IMAGES:
+    others = [one for one in beside.pictures() if one.status != QueryStatus.FAILED] if beside else []
+    if len(others) + len(contents) > MOST_IMAGES:
         raise RefinementError(f"One search takes {MOST_IMAGES} images at most.")
     with transaction.atomic():
-        parts = [ask(query_of_file(content, user)) for content in contents]
+        parts = [
+            query_of_file(content, user, names[number] if number < len(names) else "")
+            for number, content in enumerate(contents)
+        ]
+        failed = [
+            Query(created_by=account(user), file_name=name, status=QueryStatus.FAILED, error=reason)
+            for name, reason in refused
+        ]
+        for part in [*parts, *failed]:
+            part.save()
         whole = Query.objects.create(created_by=account(user))
-        whole.parts.set([*origins, *parts])
-        return ask(whole)
+        whole.parts.set([*others, *parts, *failed])
+        ask(whole)
+        for part in parts:  # each has a page of its own, but the whole is what somebody waits for
+            ring("search.answer_query", str(part.pk))
+    return whole
 
 
 def ask_with_region(query: Query, region: Sequence[float], user: Asker) -> Query:
@@ -90,13 +111,28 @@ def ask_with_region(query: Query, region: Sequence[float], user: Asker) -> Query
     left, top, right, bottom = region
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise RefinementError("Draw a rectangle inside the picture.")
-    if query.parts.exists() or query.is_refined:
-        raise RefinementError("Choose a region of a single image.")
-    return ask(Query(parent=query, region=[round(edge, 4) for edge in region], created_by=account(user)))
+    if not query.is_plain:
+        raise RefinementError("Choose a part of a single image.")
+    region = [round(edge, 4) for edge in region]
+    try:
+        rows, columns = size_as_shown(query, region)
+    except (OSError, ValueError):  # the file is gone, or there has never been one
+        raise RefinementError("This search has no picture to choose a part of.") from None
+    if min(rows, columns) < LEAST_REGION_PIXELS:
+        raise RefinementError(
+            f"This part is too small: {columns} × {rows} pixels. "
+            f"At least {LEAST_REGION_PIXELS} a side are needed."
+        )
+    return ask(Query(parent=query, region=region, created_by=account(user)))
 
 
 def ask_refined(query: Query, user: Asker) -> Query:
-    """Record a query that is moved by the person's marks on this one's results. Raises RefinementError."""
+    """Record a query that is moved by the person's marks on this one's results. Raises RefinementError.
+
+    The marks are copied to the new query: there the person adds to them, or takes some back, and refines
+    again. `query` keeps its own: undoing is going back to it. Marks are a person's own; who refines what a
+    colleague has refined begins again from the original query.
+    """
     marks = Mark.objects.filter(query=query, created_by=account(user))
     if not marks:
         raise RefinementError("Mark at least one result as relevant or not relevant first.")
@@ -110,7 +146,36 @@ def ask_refined(query: Query, user: Asker) -> Query:
         )
         child.relevant.set([mark.image_id for mark in marks if mark.is_relevant])
         child.irrelevant.set([mark.image_id for mark in marks if not mark.is_relevant])
+        Mark.objects.bulk_create(
+            Mark(
+                query=child,
+                image_id=mark.image_id,
+                created_by=mark.created_by,
+                is_relevant=mark.is_relevant,
+            )
+            for mark in marks
+        )
         return ask(child)
+
+
+def ask_again(query: Query, user: Asker) -> Query:
+    """Record a query about the same pictures, whole or parts of them, for the version in service now."""
+    original = query.original
+    again = Query(
+        image=original.image,
+        upload=original.upload.name,
+        rendition=original.rendition.name,
+        preview=original.preview.name,
+        sha256=original.sha256,
+        group_key=original.group_key,
+        parent=original.parent,
+        region=original.region,
+        created_by=account(user),
+    )
+    with transaction.atomic():
+        again.save()
+        again.parts.set(original.parts.all())
+        return ask(again)
 
 
 def account(user: Asker) -> User | None:
@@ -160,23 +225,44 @@ def describe(query: Query, version: ModelVersion) -> None:
     from ml.serving import describer_for
 
     started = time.perf_counter()
-    parts = list(query.parts.all()) or [query]
-    renditions = np.stack([query_rendition(part) for part in parts])
+    parts = readable_pictures(query)
     query.reading_seconds = time.perf_counter() - started
     describer = describer_for(version.pk)
-    seen = describer.describe(renditions)
+    seen = describer.describe(np.stack([rendition for _, rendition in parts]))
     query.network_seconds = time.perf_counter() - started - query.reading_seconds
     query.organ_probabilities = likeliest_first(version.organs, seen.organ_probabilities.mean(axis=0))
     if seen.modality_probabilities is not None:
         query.modality_probabilities = likeliest_first(
             version.modalities, seen.modality_probabilities.mean(axis=0)
         )
-    if len(parts) == 1:
+    first, _ = parts[0]
+    if first is query:
         query.fc1, query.projection = seen.fc1[0], seen.projection[0]
     else:
         store_fc1(query, refining.together(seen.fc1), describer)
-        query.preview = parts[0].preview.name
+        query.preview = first.preview.name
     query.energy = float(seen.energy.min())
+
+
+def readable_pictures(query: Query) -> list[tuple[Query, NDArray[np.uint8]]]:
+    """The query, or those of its parts that can be read, each with its rendition; the others fail alone.
+
+    Raises RejectedFile when none can be read.
+    """
+    pictures = query.pictures()
+    if pictures == [query]:
+        return [(query, query_rendition(query))]
+    readable = []
+    for part in pictures:
+        if part.status == QueryStatus.FAILED:
+            continue
+        try:
+            readable.append((part, query_rendition(part)))
+        except RejectedFile as rejected:
+            fail(part, rejected.sentence)
+    if not readable:
+        raise RejectedFile("none_readable", NONE_READABLE)
+    return readable
 
 
 def store_fc1(query: Query, fc1: NDArray[np.float32], describer: "ImageDescriber") -> None:
@@ -184,23 +270,29 @@ def store_fc1(query: Query, fc1: NDArray[np.float32], describer: "ImageDescriber
 
 
 def refine(query: Query, version: ModelVersion) -> None:
+    """Fill in what the original query becomes by all the marks, those of earlier rounds among them.
+
+    Each round begins at the original query, never at what the last one made of it: an image that stays marked
+    counts once, a mark that is taken back counts no more, and the order of the rounds makes no difference.
+    """
     from ml.serving import describer_for
 
-    parent = query.parent
-    assert parent is not None  # what is refined has one
+    original = query.original
     started = time.perf_counter()
     described = Embedding.objects.for_version(version).select_related("organ")
     relevant = list(described.filter(image__in=query.relevant.all()))
     irrelevant = list(described.filter(image__in=query.irrelevant.all()))
-    fc1 = refining.refined(parent.as_point().fc1, stacked(relevant), stacked(irrelevant))
+    fc1 = refining.refined(original.as_point().fc1, stacked(relevant), stacked(irrelevant))
     store_fc1(query, fc1, describer_for(version.pk))
     organs = refining.probabilities_after(
-        dict(parent.organ_probabilities), [embedding.organ.name for embedding in relevant]
+        dict(original.organ_probabilities),
+        [embedding.organ.name for embedding in relevant],
+        [embedding.organ.name for embedding in irrelevant],
     )
     query.organ_probabilities = likeliest_first(list(organs), np.array(list(organs.values())))
-    query.modality_probabilities = parent.modality_probabilities
+    query.modality_probabilities = original.modality_probabilities
     query.reading_seconds, query.network_seconds = 0.0, time.perf_counter() - started
-    query.energy = parent.energy
+    query.energy = original.energy
 
 
 def stacked(embeddings: list[Embedding]) -> NDArray[np.float32]:
@@ -218,56 +310,6 @@ def look_around(query: Query, version: ModelVersion) -> None:
     nearest = images.nearest_to(query.as_point(), 1, kept=index.images, has_index=index.has_hnsw)
     query.nearest_distance = nearest.distances[0] if nearest.distances else None
     query.is_unlike = describer_for(version.pk).calibration.is_unlike(query.energy, query.nearest_distance)
-
-
-def query_rendition(query: Query) -> NDArray[np.uint8]:
-    """uint8 (256, 256); also stores the preview and patient group of an uploaded file or a region."""
-    if query.region is not None:
-        return region_rendition(query)
-    if query.image:
-        return read_rendition(query.image.rendition)
-    if query.rendition:
-        return read_rendition(query.rendition)
-    with query.upload.open() as file:
-        image = read_image(file.read(), middle_frame_only=True)
-    query.group_key = group_key_of(image, query.sha256)
-    return store_pictures(query, image.frames[0].pixels, f"queries/{query.sha256[:2]}/{query.sha256}")
-
-
-def region_rendition(query: Query) -> NDArray[np.uint8]:
-    cut = pixels_of(query)
-    if min(cut.shape) < LEAST_REGION_PIXELS:
-        raise RejectedFile(
-            "region_too_small",
-            f"The region is too small: {cut.shape[1]} × {cut.shape[0]} pixels. "
-            f"At least {LEAST_REGION_PIXELS} a side are needed.",
-        )
-    return store_pictures(query, np.ascontiguousarray(cut), f"queries/regions/{query.pk}")
-
-
-def pixels_of(query: Query) -> NDArray[np.uint8]:
-    """uint8 (rows, columns): the whole picture in its own size, for a region its part of it."""
-    if query.region is not None and query.parent is not None:
-        pixels = pixels_of(query.parent)
-        rows, columns = pixels.shape
-        left, top, right, bottom = query.region
-        return pixels[
-            round(top * rows) : round(bottom * rows), round(left * columns) : round(right * columns)
-        ]
-    if query.image:
-        with query.image.original.open() as file:
-            return read_image(file.read(), frame=query.image.frame_number).frames[0].pixels
-    with query.upload.open() as file:
-        return read_image(file.read(), middle_frame_only=True).frames[0].pixels
-
-
-def store_pictures(query: Query, pixels: NDArray[np.uint8], stem: str) -> NDArray[np.uint8]:
-    """Returns the rendition, uint8 (256, 256)."""
-    rendition, picture = network_rendition(pixels), preview(pixels)
-    query.preview = store_once(f"{stem}.preview.jpg", picture, len(picture))
-    query.rendition = store_once(f"{stem}.rendition.png", rendition, len(rendition))
-    query.save()
-    return decode_rendition(BytesIO(rendition))
 
 
 def likeliest_first(names: list[str], probabilities: NDArray[np.floating]) -> list[tuple[str, float]]:

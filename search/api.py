@@ -1,15 +1,15 @@
 """REST: queries and their ranked results."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from django.conf import settings
 from django.http import FileResponse
-from django.shortcuts import get_object_or_404
 from drf_spectacular.helpers import forced_singular_serializer
 from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework import mixins, viewsets
 from rest_framework.decorators import action
-from rest_framework.exceptions import APIException, ValidationError
+from rest_framework.exceptions import APIException, PermissionDenied, ValidationError
 from rest_framework.parsers import FormParser, JSONParser, MultiPartParser
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,13 +18,19 @@ from ingest.models import Image
 from ml.api import MayDoAction
 from search import answering
 from search.activity import current_activity
+from search.answering import RefinementError
+from search.asking_forms import sort_out
+from search.marking import mark, marks_of
 from search.models import Query, QueryStatus
 from search.previews import preview_response
-from search.retrieval import ResultPage, search, server_timing
+from search.retrieval import search, server_timing
 from search.serializers import (
     ImageSerializer,
+    MarkSerializer,
+    MarksSerializer,
     NewQuerySerializer,
     QuerySerializer,
+    RegionSerializer,
     ResultPageSerializer,
     SearchSerializer,
     StatusSerializer,
@@ -43,10 +49,18 @@ class CannotBeAnswered(APIException):
     default_code = "failed"
 
 
+class CannotBeAsked(APIException):
+    status_code = 422
+    default_code = "not_asked"
+
+
+DROPPED = "What {} saw in the collection has been dropped since. Send the query again."
+
+
 class QueryViewSet(viewsets.GenericViewSet[Query]):
     """Searches by image: send one, read what the network sees in it, page through what is like it."""
 
-    queryset = Query.objects.select_related("model_version")
+    queryset = Query.objects.select_related("model_version", "parent")
     serializer_class = QuerySerializer
     parser_classes = [MultiPartParser, FormParser, JSONParser]
     permission_classes = [MayDoAction]
@@ -54,23 +68,38 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         "create": "search.add_query",
         "retrieve": "search.view_query",
         "results": "search.view_query",
+        "region": "search.add_query",
+        "marks": "search.view_query",
+        "mark": "search.add_mark",
+        "refine": "search.add_query",
+        "newest": "search.add_query",
     }
 
     @extend_schema(request=NewQuerySerializer, responses={201: QuerySerializer})
     def create(self, request: Request) -> Response:
-        """Search with a file (DICOM, PNG, JPEG, TIFF, BMP) or with an image of the collection."""
+        """Search with files (DICOM, PNG, JPEG, TIFF, BMP) as one query, or with an image of the collection.
+
+        Of several files, those that cannot be read are told in `parts`; the others are searched with.
+        """
         asked = NewQuerySerializer(data=request.data)
         asked.is_valid(raise_exception=True)
-        if image := asked.validated_data.get("image_id"):
-            query = answering.ask_with_image(image, request.user)
-        else:
-            file = asked.validated_data["file"]
-            if file.size > settings.MAX_UPLOAD_BYTES:
-                limit = settings.MAX_UPLOAD_BYTES // 2**20
-                raise ValidationError(
-                    {"file": [f"This file is larger than {limit} MB, the most that is taken."]}
-                )
-            query = answering.ask_with_file(file.read(), request.user)
+        data = asked.validated_data
+        if image := data.get("image_id"):
+            return self.asked(answering.ask_with_image(image, request.user))
+        taken, refused = sort_out(data["file"])
+        if not taken:
+            raise ValidationError({"file": [sentence for _, sentence in refused]})
+        with refused_with_sentence():
+            query = answering.ask_with_several(
+                [file.read() for file in taken],
+                request.user,
+                names=[file.name or "" for file in taken],
+                refused=refused,
+                beside=data.get("beside"),
+            )
+        return self.asked(query)
+
+    def asked(self, query: Query) -> Response:
         data = self.get_serializer(query).data
         return Response(data, status=201, headers={"Location": data["url"]})
 
@@ -94,29 +123,84 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
     @action(detail=True, pagination_class=None)
     def results(self, request: Request, pk: str) -> Response:
         """The ranked images. A chosen organ takes the place of the predicted one."""
-        query = get_object_or_404(self.get_queryset(), pk=pk)
+        query = self.get_object()
         asked = SearchSerializer(data=request.query_params)
         asked.is_valid(raise_exception=True)
+        wanted = asked.validated_data
+        if wanted["explain"] and not request.user.has_perm("ml.activate_modelversion"):
+            raise PermissionDenied("How a ranking was found is told to admins alone.")
         if query.status == QueryStatus.WAITING:
             raise NotAnsweredYet
         if query.status == QueryStatus.FAILED:
             raise CannotBeAnswered(query.error)
-        wanted = asked.validated_data
+        if query.has_lost_embeddings():
+            raise CannotBeAnswered(DROPPED.format(query.model_version))
         found = search(query, asked.options(), page=wanted["page"], page_size=wanted["page_size"])
-        page = self.result_page(request, query, found)
+        context = {
+            "query": query,
+            "explain": wanted["explain"],
+            "show_files": request.user.has_perm("ingest.view_uploadedfile"),
+        }
+        page = ResultPageSerializer(found, context=context).data
         return Response(page, headers={"Server-Timing": server_timing(query, found)})
 
-    def result_page(self, request: Request, query: Query, found: ResultPage) -> Any:
-        page = {
-            "count": found.total,
-            "page": found.page,
-            "pages": found.pages,
-            "query": query,
-            "facets": {"organ": dict(found.organ_facets), "modality": dict(found.modality_facets)},
-            "results": found.hits,
-        }
-        show_files = request.user.has_perm("ingest.view_uploadedfile")
-        return ResultPageSerializer(page, context={"show_files": show_files}).data
+    @extend_schema(request=RegionSerializer, responses={201: QuerySerializer})
+    @action(detail=True, methods=["post"])
+    def region(self, request: Request, pk: str) -> Response:
+        """Search with a part of the query's picture."""
+        query = self.get_object()
+        asked = RegionSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        edges = [asked.validated_data[name] for name in ("left", "top", "right", "bottom")]
+        with refused_with_sentence():
+            return self.asked(answering.ask_with_region(query, edges, request.user))
+
+    @extend_schema(responses=MarksSerializer)
+    @action(detail=True, pagination_class=None)
+    def marks(self, request: Request, pk: str) -> Response:
+        """What the person who asks has marked among the query's results."""
+        return self.marked(self.get_object(), request)
+
+    @extend_schema(request=MarkSerializer, responses=MarksSerializer)
+    @marks.mapping.post
+    def mark(self, request: Request, pk: str) -> Response:
+        """Mark a result as relevant or not, or take the mark back."""
+        query = self.get_object()
+        given = MarkSerializer(data=request.data)
+        given.is_valid(raise_exception=True)
+        mark(query, given.validated_data["image_id"], request.user, given.validated_data["is_relevant"])
+        return self.marked(query, request)
+
+    def marked(self, query: Query, request: Request) -> Response:
+        marks = marks_of(query, request.user)
+        return Response({"relevant": sorted(marks.relevant), "irrelevant": sorted(marks.irrelevant)})
+
+    @extend_schema(request=None, responses={201: QuerySerializer})
+    @action(detail=True, methods=["post"])
+    def refine(self, request: Request, pk: str) -> Response:
+        """Search anew with the query moved by one's marks on its results."""
+        query = self.get_object()
+        with refused_with_sentence():
+            return self.asked(answering.ask_refined(query, request.user))
+
+    @extend_schema(request=None, responses=QuerySerializer)
+    @action(detail=True, methods=["post"])
+    def newest(self, request: Request, pk: str) -> Response:
+        """Let the results be among all the images that there are now. Only for who asked the query."""
+        query = self.get_object()
+        if query.created_by_id != request.user.pk:
+            raise PermissionDenied("Only who asked a query changes what its results are among.")
+        query.see_newest()
+        query.save(update_fields=["newest_embedding"])
+        return Response(self.get_serializer(query).data)
+
+
+@contextmanager
+def refused_with_sentence() -> Iterator[None]:
+    try:
+        yield
+    except RefinementError as error:
+        raise CannotBeAsked(str(error)) from error
 
 
 class StatusViewSet(viewsets.ViewSet):

@@ -129,6 +129,11 @@ class Query(models.Model):
         help_text="The collection's image that was searched with.",
     )
     upload = models.FileField(max_length=200, blank=True, help_text="The uploaded file's bytes, by SHA-256.")
+    file_name = models.CharField(
+        max_length=255,
+        blank=True,
+        help_text="One of several files, as its uploader calls it: for them alone, until it has been read.",
+    )
     rendition = models.FileField(max_length=200, blank=True)
     preview = models.FileField(max_length=200, blank=True)
 
@@ -219,11 +224,27 @@ class Query(models.Model):
             raise ValueError("The query has not been answered yet.")
         return Point(as_array(self.fc1), as_array(self.projection))
 
+    @property
+    def original(self) -> "Query":
+        """The query that was refined, once or more often; itself where none was."""
+        return self.parent.original if self.parent and self.is_refined else self
+
+    def pictures(self) -> list["Query"]:
+        """The queries whose pictures, or parts of them, it is about, oldest first; itself where it is one."""
+        original = self.original
+        return list(original.parts.order_by("created_at")) or [original]
+
     def origins(self) -> list["Query"]:
-        """The queries with pictures of their own that this one was made from; itself, where it has one."""
+        """The queries with whole pictures of their own that this one was made from."""
         if self.parent is not None:
             return self.parent.origins()
         return [origin for part in self.parts.all() for origin in part.origins()] or [self]
+
+    def has_lost_embeddings(self) -> bool:
+        """Whether those of the version that answered it have been dropped, so that it has no results."""
+        if not self.newest_embedding:
+            return False
+        return not Embedding.objects.filter(model_version=self.model_version_id).exists()
 
     def see_newest(self) -> None:
         """From now on its results are among all the embeddings that there are."""

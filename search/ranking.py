@@ -2,9 +2,9 @@
 
 The projection proposes, FC1 decides. The HNSW index holds the first half of the projection, which is smaller
 and tells nearly as much; the whole of it, which lies in the row that the index points to, chooses among what
-the index found. Because the projection is orthonormal, a projected distance never exceeds the one on FC1:
-once the wanted rows are ranked, only what is projected nearer than the last of them can still belong among
-them (Seidl and Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
+the index found. A projected distance never exceeds the one on FC1 (ml/projection.py): once the wanted rows
+are ranked, only what is projected nearer than the last of them can still belong among them (Seidl and
+Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ HNSW_WANTED = 200  # rows in all; deeper pages are scanned for exactly
 HNSW_CANDIDATES = (20, 400, 1_000)  # from the index for each row wanted; at least, at most (pgvector's limit)
 HNSW_RANKED = (5, 100)  # of these, ranked on FC1 for each row wanted; at least
 FIRST_RANKED = 2  # exact scan: ranked on FC1 for each row wanted, before it is known how far to look
-PROPOSED = 20  # exact scan: projected distances brought along for each row wanted
+PROPOSED = 50  # exact scan: projected distances brought along for each row wanted
 ROUNDING = (1.005, 0.001)  # halfvec keeps 11 bits: share of a distance, share of FC1's length
 
 
@@ -99,8 +99,9 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
             if is_whole:
                 nearest = sorted(candidates, key=candidates.__getitem__)
                 share, least = HNSW_RANKED
-                ranked = self._ranked(point, nearest[: max(share * wanted, least)])
-                return made_of(ranked[:wanted], Plan(path, kept, len(candidates), len(ranked)))
+                nearest = nearest[: max(share * wanted, least)]
+                ranked = self._ranked(point, nearest, wanted)
+                return made_of(ranked, Plan(path, kept, len(candidates), len(nearest)))
         return self._scanned(point, wanted, kept)
 
     def _from_index(self, point: Point, wanted: int) -> tuple[dict[int, float], bool]:
@@ -133,7 +134,9 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         candidates = dict(proposed[:limit])
         ids = list(candidates)
         first = FIRST_RANKED * wanted
-        ranked = self._ranked(point, ids[:first])
+        first_ids = ids[:first]
+        ranked = self._ranked(point, first_ids, wanted)
+        looked_at = len(first_ids)
         if len(ids) > first or len(ids) == limit:
             farthest = ranked[wanted - 1][1] if len(ranked) >= wanted else float("inf")
             reach = farthest * ROUNDING[0] + ROUNDING[1] * float(np.linalg.norm(point.fc1))
@@ -141,16 +144,21 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
                 within = proposed if reach == float("inf") else proposed.filter(projected__lte=reach)
                 candidates = dict(within)
                 ids = list(candidates)
-            known = {pk for pk, _ in ranked}
+            known = set(first_ids)
             near = [pk for pk in ids if pk not in known and candidates[pk] <= reach]
-            ranked = sorted(ranked + self._ranked(point, near), key=by_distance)
-        return made_of(ranked[:wanted], Plan(Path.EXACT, kept, len(candidates), len(ranked)))
+            ranked = sorted(ranked + self._ranked(point, near, wanted), key=by_distance)[:wanted]
+            looked_at += len(near)
+        return made_of(ranked, Plan(Path.EXACT, kept, len(candidates), looked_at))
 
-    def _ranked(self, point: Point, ids: list[int]) -> list[tuple[int, float]]:
-        """(id, distance on FC1) by (distance, id)."""
+    def _ranked(self, point: Point, ids: list[int], wanted: int) -> list[tuple[int, float]]:
+        """(id, distance on FC1) of the `wanted` nearest of these, by (distance, id)."""
+        if not ids:
+            return []
         distance = L2Distance("fc1", Value(as_text(point.fc1)))
-        rows = self.model.objects.using(self.db).filter(pk__in=ids).values_list("pk", distance)
-        return sorted(rows, key=by_distance)
+        rows = self.model.objects.using(self.db).filter(pk__in=ids).alias(distance=distance)
+        return list(
+            rows.order_by("distance", "pk").values_list("pk", Cast("distance", FloatField()))[:wanted]
+        )
 
     def blended(
         self,

@@ -1,5 +1,6 @@
 """Queries made of other queries: several images as one, and relevance feedback. NumPy alone."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 # Rocchio, "Relevance feedback in information retrieval", 1971: weights beside 1 for the query itself.
 # Measured by benchmarks/retrieval.py.
-RELEVANT, IRRELEVANT = 1.0, 0.25
+RELEVANT, IRRELEVANT = 1.0, 0.75
 
 
 def together(fc1: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -16,7 +17,10 @@ def together(fc1: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def refined(
-    fc1: NDArray[np.float32], relevant: NDArray[np.float32], irrelevant: NDArray[np.float32]
+    fc1: NDArray[np.float32],
+    relevant: NDArray[np.float32],
+    irrelevant: NDArray[np.float32],
+    weights: tuple[float, float] = (RELEVANT, IRRELEVANT),
 ) -> NDArray[np.float32]:
     """float32 (4096,): the query's FC1 moved to what is relevant (N, 4096), away from what is not (M, 4096).
 
@@ -24,9 +28,9 @@ def refined(
     """
     moved = fc1.astype(np.float64)
     if len(relevant):
-        moved += RELEVANT * relevant.mean(axis=0)
+        moved += weights[0] * relevant.mean(axis=0)
     if len(irrelevant):
-        moved -= IRRELEVANT * irrelevant.mean(axis=0)
+        moved -= weights[1] * irrelevant.mean(axis=0)
     return of_length(np.maximum(moved, 0), float(np.linalg.norm(fc1)))
 
 
@@ -34,10 +38,17 @@ def of_length(vector: NDArray[np.floating], length: float) -> NDArray[np.float32
     return np.asarray(vector * (length / max(float(np.linalg.norm(vector)), 1e-12)), np.float32)
 
 
-def probabilities_after(seen: Mapping[str, float], relevant: Sequence[str]) -> dict[str, float]:
-    """Of each organ: what the network sees counts as much as one image called relevant, by its organ."""
-    total = 1 + len(relevant)
-    found = {name: probability / total for name, probability in seen.items()}
-    for organ in relevant:
-        found[organ] = found.get(organ, 0.0) + 1 / total
-    return found
+def probabilities_after(
+    seen: Mapping[str, float], relevant: Sequence[str], irrelevant: Sequence[str]
+) -> dict[str, float]:
+    """Of each organ, from what the network sees in the query and the organs of the marked images.
+
+    What it sees counts as much as one image called relevant; each image called irrelevant takes of that.
+    """
+    against, found = Counter(irrelevant), Counter(relevant)
+    weights = {
+        name: seen.get(name, 0.0) / (1 + against[name]) + found[name]
+        for name in [*seen, *(set(found) - set(seen))]
+    }
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()} if total else weights

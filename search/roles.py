@@ -7,7 +7,7 @@ from django.contrib.auth.models import Group, Permission, User
 from django.contrib.auth.password_validation import validate_password
 from django.db import transaction
 
-SEARCH = ["search.add_query", "search.view_query", "ingest.view_image"]
+SEARCH = ["search.add_query", "search.view_query", "search.add_mark", "ingest.view_image"]
 CURATE = [
     *SEARCH,
     "ingest.add_uploadbatch",
@@ -21,6 +21,7 @@ CURATE = [
     "ingest.view_organclass",
     "ingest.change_organclass",
     "ingest.view_modality",
+    "search.view_mark",
 ]
 TRAIN = [
     *CURATE,
@@ -32,6 +33,9 @@ TRAIN = [
     "ml.view_evaluation",
     "ml.view_comparison",
     "search.view_embedding",
+    "search.view_versionindex",
+    "search.change_versionindex",
+    "search.view_recallprobe",
     "auth.view_user",
     "auth.add_user",
     "auth.change_user",

@@ -10,8 +10,8 @@ from ingest.models import Dataset, Image, Modality, OrganClass
 from search.activity import Activity
 from search.images import seen_by_active_version
 from search.models import Embedding, Query
-from search.options import Scope, SearchOptions
-from search.retrieval import Hit
+from search.options import AGE_BANDS, SEXES, Collapse, Scope, SearchOptions
+from search.retrieval import Hit, ResultPage
 
 MAX_PAGE_SIZE = 100
 
@@ -29,15 +29,33 @@ class SeenSerializer(serializers.Serializer[Query]):
         return str(query.model_version) if query.model_version else None
 
 
+class MatchSerializer(serializers.Serializer[Any]):
+    """How the distance compares with those between images of different patients of the collection."""
+
+    word = serializers.ChoiceField(choices=["strong", "good", "fair", "weak"])
+    nearer_than_same = serializers.IntegerField(
+        help_text="Per cent of the pairs of images of one organ that are farther apart."
+    )
+    other_as_near = serializers.FloatField(
+        help_text="Per cent of the pairs of images of two organs that are as near."
+    )
+
+
 class HitSerializer(serializers.Serializer[Hit]):
     """One ranked image. `file` is its path in the upload; empty for those who may not see such paths."""
 
     rank = serializers.IntegerField(min_value=1)
     image_id = serializers.IntegerField()
     distance = serializers.FloatField(help_text="Euclidean, on FC1; smaller is nearer.")
-    organ = serializers.CharField()
+    match = MatchSerializer(allow_null=True, help_text="Null until the model version's index is fitted.")
+    organ = serializers.CharField(help_text="Its label, or where it has none what the network sees.")
+    organ_is_predicted = serializers.BooleanField()
     modality = serializers.CharField(allow_blank=True)
+    modality_is_predicted = serializers.BooleanField()
+    is_other_organ = serializers.BooleanField(help_text="Than the one that the network sees in the query.")
     dataset = serializers.CharField()
+    more_of_series = serializers.IntegerField(help_text="Other images of its series that the filters keep.")
+    nearly_same = serializers.IntegerField(help_text="Images nearly the same that it stands for.")
     file = serializers.SerializerMethodField()
 
     def get_file(self, hit: Hit) -> str:
@@ -49,12 +67,40 @@ class ProbabilitySerializer(serializers.Serializer[Any]):
     probability = serializers.FloatField()
 
 
+class PartSerializer(serializers.Serializer[Query]):
+    """One of several images of a query."""
+
+    id = serializers.UUIDField(read_only=True)
+    status = serializers.ChoiceField(choices=["waiting", "answered", "failed"], read_only=True)
+    error = serializers.CharField(read_only=True)
+
+
 class QuerySerializer(SeenSerializer):
     id = serializers.UUIDField(read_only=True)
     status = serializers.ChoiceField(choices=["waiting", "answered", "failed"], read_only=True)
     error = serializers.CharField(read_only=True, help_text="Why the query failed.")
     created_at = serializers.DateTimeField(read_only=True)
     image_id = serializers.IntegerField(read_only=True, allow_null=True)
+    is_unlike = serializers.BooleanField(
+        read_only=True,
+        allow_null=True,
+        help_text="Nothing in the collection resembles it: there is no good match. Null: not known.",
+    )
+    nearest_distance = serializers.FloatField(read_only=True, allow_null=True)
+    energy = serializers.FloatField(read_only=True, allow_null=True)
+    is_sure = serializers.BooleanField(
+        read_only=True, help_text="Of the organ; where not, scope `predicted` searches the two likeliest."
+    )
+    parent_id = serializers.UUIDField(
+        read_only=True, allow_null=True, help_text="The query that this one is a part of, or refines."
+    )
+    region = serializers.ListField(
+        child=serializers.FloatField(),
+        read_only=True,
+        allow_null=True,
+        help_text="left, top, right, bottom in the parent's picture, each 0 to 1.",
+    )
+    parts = PartSerializer(many=True, read_only=True, help_text="Of a query with several images.")
     organ_probabilities = serializers.SerializerMethodField()
     modality_probabilities = serializers.SerializerMethodField()
     url = serializers.SerializerMethodField(help_text="This query in the API.")
@@ -85,15 +131,43 @@ def probabilities(pairs: list[tuple[str, float]]) -> list[dict[str, Any]]:
 
 
 class NewQuerySerializer(serializers.Serializer[Any]):
-    """A file, or an image of the collection."""
+    """Files as one query, if need be beside those of another query; or an image of the collection."""
 
-    file = serializers.FileField(required=False)
+    file = serializers.ListField(
+        child=serializers.FileField(allow_empty_file=True), required=False, help_text="Repeated, up to 20."
+    )
     image_id = serializers.PrimaryKeyRelatedField(queryset=Image.objects.all(), required=False)
+    beside = serializers.PrimaryKeyRelatedField(
+        queryset=Query.objects.all(), required=False, pk_field=serializers.UUIDField()
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if len(attrs) != 1:
+        if bool(attrs.get("file")) == ("image_id" in attrs):
             raise serializers.ValidationError("Send either `file` or `image_id`.")
         return attrs
+
+
+class RegionSerializer(serializers.Serializer[Any]):
+    """A rectangle of the query's picture, in shares of its width and height."""
+
+    left = serializers.FloatField(min_value=0, max_value=1)
+    top = serializers.FloatField(min_value=0, max_value=1)
+    right = serializers.FloatField(min_value=0, max_value=1)
+    bottom = serializers.FloatField(min_value=0, max_value=1)
+
+
+class MarkSerializer(serializers.Serializer[Any]):
+    """A person's word on a result."""
+
+    image_id = serializers.PrimaryKeyRelatedField(queryset=Image.objects.all())
+    is_relevant = serializers.BooleanField(allow_null=True, help_text="Null takes the mark back.")
+
+
+class MarksSerializer(serializers.Serializer[Any]):
+    """The marks of the person who asks, as ids of images."""
+
+    relevant = serializers.ListField(child=serializers.IntegerField())
+    irrelevant = serializers.ListField(child=serializers.IntegerField())
 
 
 class WaitSerializer(serializers.Serializer[Any]):
@@ -112,10 +186,30 @@ class NameField(serializers.SlugRelatedField[Any]):
 class SearchSerializer(serializers.Serializer[Any]):
     """The parameters of a result page."""
 
-    scope = serializers.ChoiceField(choices=[scope.value for scope in Scope], default=Scope.PREDICTED.value)
+    scope = serializers.ChoiceField(
+        choices=[scope.value for scope in Scope],
+        default=Scope.BLENDED.value,
+        help_text="`blended`: all, likely organs count as nearer; `predicted`: that organ; `all`: distance.",
+    )
     organ = NameField(slug_field="name", queryset=OrganClass.objects.all(), default=None)
     modality = NameField(slug_field="code", queryset=Modality.objects.all(), default=None)
     dataset = NameField(slug_field="name", queryset=Dataset.objects.all(), default=None)
+    view = serializers.CharField(default="", max_length=16, help_text="ViewPosition.")
+    sex = serializers.ChoiceField(choices=list(SEXES), default="", help_text="PatientSex.")
+    age = serializers.ChoiceField(choices=list(AGE_BANDS), default="", help_text="Years.")
+    words = serializers.CharField(default="", max_length=200, help_text="In what the files say.")
+    imported_from = serializers.DateField(default=None)
+    imported_to = serializers.DateField(default=None)
+    series = serializers.IntegerField(
+        default=None, min_value=1, max_value=2**63 - 1, help_text="Only images of this image's series."
+    )
+    own = serializers.BooleanField(default=False, help_text="Also the query's own patient and duplicates.")
+    collapse = serializers.ChoiceField(
+        choices=[kind.value for kind in Collapse],
+        default=Collapse.SERIES.value,
+        help_text="What of each only the nearest image is shown.",
+    )
+    explain = serializers.BooleanField(default=False, help_text="Tell how it was found; for admins.")
     page = serializers.IntegerField(default=1, min_value=1, max_value=1_000_000)
     page_size = serializers.IntegerField(default=20, min_value=1, max_value=MAX_PAGE_SIZE)
 
@@ -124,25 +218,64 @@ class SearchSerializer(serializers.Serializer[Any]):
         return SearchOptions(
             scope=Scope(data["scope"]),
             organ=str(data["organ"] or ""),
-            modality=str(data["modality"] or ""),
+            modality=data["modality"].pk if data["modality"] else "",
             dataset=str(data["dataset"] or ""),
+            view=data["view"].upper(),
+            sex=data["sex"],
+            age=data["age"],
+            words=data["words"],
+            imported_from=data["imported_from"],
+            imported_to=data["imported_to"],
+            series_of=data["series"],
+            own=data["own"],
+            collapse=Collapse(data["collapse"]),
         )
 
 
-class FacetsSerializer(serializers.Serializer[Any]):
-    organ = serializers.DictField(child=serializers.IntegerField())
-    modality = serializers.DictField(child=serializers.IntegerField())
+class FacetsSerializer(serializers.Serializer[ResultPage]):
+    """Images by organ and by modality; each number is what that filter would find."""
+
+    organ = serializers.SerializerMethodField()
+    modality = serializers.SerializerMethodField()
+
+    def get_organ(self, page: ResultPage) -> dict[str, int]:
+        return dict(page.organ_facets)
+
+    def get_modality(self, page: ResultPage) -> dict[str, int]:
+        return dict(page.modality_facets)
 
 
-class ResultPageSerializer(serializers.Serializer[Any]):
+class PlanSerializer(serializers.Serializer[Any]):
+    """What was done for a ranking, or for its part within an organ."""
+
+    path = serializers.CharField(source="path.value")
+    organ = serializers.CharField(allow_blank=True)
+    kept = serializers.IntegerField(help_text="Images that the filters keep.")
+    candidates = serializers.IntegerField(help_text="Images whose projected distance came back.")
+    ranked = serializers.IntegerField(help_text="Images ranked on FC1.")
+
+
+class ResultPageSerializer(serializers.Serializer[ResultPage]):
     """One page of a query's ranked images."""
 
-    count = serializers.IntegerField()
+    count = serializers.IntegerField(source="total", help_text="Images that the filters keep.")
     page = serializers.IntegerField()
-    pages = serializers.IntegerField()
-    query = SeenSerializer()
-    facets = FacetsSerializer()
-    results = HitSerializer(many=True)
+    pages = serializers.IntegerField(allow_null=True, help_text="Null where collapsing leaves it open.")
+    has_next = serializers.BooleanField()
+    searched_organs = serializers.ListField(child=serializers.CharField(), help_text="Empty: all.")
+    newer = serializers.IntegerField(help_text="Images that came in since the query was answered.")
+    query = serializers.SerializerMethodField()
+    facets = FacetsSerializer(source="*")
+    plans = serializers.SerializerMethodField(help_text="Only where `explain` is asked for.")
+    results = HitSerializer(many=True, source="hits")
+
+    @extend_schema_field(SeenSerializer)
+    def get_query(self, page: ResultPage) -> Any:
+        return SeenSerializer(self.context["query"]).data
+
+    @extend_schema_field(PlanSerializer(many=True))
+    def get_plans(self, page: ResultPage) -> Any:
+        return PlanSerializer(page.plans if self.context["explain"] else [], many=True).data
 
 
 class EmbeddingSerializer(serializers.ModelSerializer[Embedding]):

@@ -11,25 +11,26 @@ from django.core.paginator import Paginator
 from django.db import DatabaseError, connection
 from django.http import FileResponse, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.urls import reverse
 from django.views.decorators.http import require_POST, require_safe
 from django.views.decorators.vary import vary_on_headers
-from django_htmx.http import HttpResponseClientRedirect, HttpResponseClientRefresh
+from django_htmx.http import HttpResponseClientRefresh
 from django_htmx.middleware import HtmxDetails
 
 from ingest.models import Dataset, Image
 from search import answering
 from search.activity import current_activity
-from search.forms import QueryForm, SearchForm
+from search.forms import VIEWS, SearchForm
 from search.images import neighbours_of, readable_tags, seen_by_active_version
+from search.marking import marks_of
 from search.models import Query, QueryStatus
-from search.options import Scope
 from search.previews import preview_response
-from search.retrieval import PAGE_SIZE, search, server_timing
+from search.ranking import Plan
+from search.retrieval import PAGE_SIZE, ResultPage, search, server_timing
 
 WAIT_SECONDS = 2.0  # for the answer, before the page says that it is being worked on
 POLL_WAIT_SECONDS = 0.3
 RECENT_QUERIES = 12
+REGION = [("left", 25), ("top", 25), ("right", 75), ("bottom", 75)]  # per cent, to begin with
 NEIGHBOURS = 24
 
 
@@ -92,28 +93,14 @@ def status(request: Request) -> HttpResponse:
     return render(request, template, {"activity": current_activity()})
 
 
-@require_POST
-@requires("search.add_query")
-def query_create(request: Request) -> HttpResponse:
-    form = QueryForm(request.POST, request.FILES)
-    if form.is_valid():
-        query = answering.ask_with_file(form.cleaned_data["file"].read(), request.user)
-        url = reverse("search:query_detail", args=[query.pk])
-        return HttpResponseClientRedirect(url) if request.htmx else redirect(url)
-    if request.htmx:
-        context = upload_context(form.sentence, compact="compact" in request.POST)
-        return render(request, "search/_upload.html", context, status=422)
-    return render_home(request, form.sentence, status=422)
-
-
 @require_safe
 @requires("search.view_query")
 @vary_on_headers("HX-Request")
 def query_detail(request: Request, pk: UUID) -> HttpResponse:
-    query = get_object_or_404(Query.objects.select_related("model_version", "image"), pk=pk)
+    query = get_object_or_404(Query.objects.select_related("model_version", "image", "parent"), pk=pk)
     query.wait(POLL_WAIT_SECONDS if request.htmx else WAIT_SECONDS)
-    context = {"query": query, **upload_context()}
-    if query.status == QueryStatus.ANSWERED:
+    context = {"query": query, "region_edges": REGION, **upload_context()}
+    if query.status == QueryStatus.ANSWERED and not query.has_lost_embeddings():
         context |= results_context(request, query)
     response = render(request, query_template(request), context)
     if "result" in context:
@@ -130,17 +117,31 @@ def query_template(request: Request) -> str:
 def results_context(request: Request, query: Query) -> dict[str, Any]:
     form = SearchForm(request.GET)
     options = form.options()
-    in_predicted = options.scope == Scope.PREDICTED
     result = search(query, options, page=form.page_number(), page_size=PAGE_SIZE)
-    paginator = Paginator(range(result.total), PAGE_SIZE)
     return {
+        "form": form,
         "options": options,
         "result": result,
-        "is_predicted_scope": in_predicted and not options.organ,
-        "searched_organ": options.organ or (query.predicted_organ if in_predicted else ""),
-        "page_range": list(paginator.get_elided_page_range(result.page, on_each_side=2, on_ends=1)),
+        "marks": marks_of(query, request.user),
+        "page_range": numbers_of_pages(result),
         "datasets": list(Dataset.objects.values_list("name", flat=True)),
+        "views": VIEWS,
+        "plans": explained(request, form, result),
     }
+
+
+def numbers_of_pages(result: ResultPage) -> list[int | str]:
+    """Empty where it is open how many there are."""
+    if result.pages is None:
+        return []
+    pages = Paginator(range(result.pages), 1)
+    return list(pages.get_elided_page_range(result.page, on_each_side=2, on_ends=1))
+
+
+def explained(request: Request, form: SearchForm, result: ResultPage) -> list[Plan]:
+    """How the ranking was found, for those who look after it and ask."""
+    may_see = request.user.has_perm("ml.activate_modelversion")
+    return result.plans if may_see and form.known().get("explain") else []
 
 
 @require_safe

@@ -169,6 +169,11 @@ class Migration(migrations.Migration):
         ),
         migrations.AddField(
             model_name='query',
+            name='file_name',
+            field=models.CharField(blank=True, help_text='One of several files, as its uploader calls it: for them alone, until it has been read.', max_length=255),
+        ),
+        migrations.AddField(
+            model_name='query',
             name='irrelevant',
             field=models.ManyToManyField(blank=True, related_name='+', to='ingest.image'),
         ),

@@ -1,4 +1,5 @@
-// Keys: / or u goes to the upload; arrows, Home and End move between the cards of the results.
+// Keys: / or u goes to the upload; arrows, Home and End move between the cards of the results; on a card, r and n
+// mark it as relevant or not.
 (() => {
   const isTyping = (element) => element.closest?.("input:not([type=file]), textarea, select, [contenteditable]");
 
@@ -7,9 +8,11 @@
     if (input) { input.focus(); input.scrollIntoView({ block: "center" }); } else { location.assign("/#upload"); }
   };
 
+  const markKeys = { r: ".mark-yes", n: ".mark-no" };
+
   const neighbour = (cards, index, key) => {
-    const top = cards[0].offsetTop;
-    const columns = cards.findIndex((card) => card.offsetTop > top);
+    const top = (card) => card.getBoundingClientRect().top;
+    const columns = cards.findIndex((card) => top(card) > top(cards[0]) + 1);
     const perRow = columns < 1 ? cards.length : columns;
     const last = cards.length - 1;
     const steps = { ArrowLeft: index - 1, ArrowRight: index + 1, ArrowUp: index - perRow, ArrowDown: index + perRow };
@@ -23,7 +26,9 @@
       focusUpload();
       return;
     }
-    const cards = [...document.querySelectorAll("#results .card")];
+    const mark = event.target.closest?.(".card")?.querySelector(markKeys[event.key] ?? "none");
+    if (mark) { event.preventDefault(); mark.click(); return; }
+    const cards = [...document.querySelectorAll("#results .card-link")];
     if (!cards.length) return;
     const index = cards.indexOf(document.activeElement);
     if (index < 0 && event.key !== "ArrowRight") return;

@@ -1,4 +1,4 @@
-// The drop zone: drop anywhere on the page, choose, or paste a picture. Without JavaScript it is a plain form.
+// The drop zone: drop anywhere on the page, choose, or paste pictures. Without JavaScript it is a plain form.
 (() => {
   const form = () => document.querySelector("form[data-upload]");
   const say = (text) => {
@@ -9,14 +9,11 @@
   const send = (files) => {
     const zone = form();
     if (!zone || !files.length || zone.classList.contains("is-sending")) return;
-    if (files.length > 1) return say("One image at a time, please.");
-    const [file] = files;
-    if (file.size > Number(zone.dataset.maxBytes)) {
-      return say(`${file.name} is larger than ${zone.dataset.maxText}, the most that is taken.`);
-    }
+    const tooLarge = files.find((file) => file.size > Number(zone.dataset.maxBytes));
+    if (tooLarge) return say(`${tooLarge.name} is larger than ${zone.dataset.maxText}, the most that is taken.`);
     say("");
     const transfer = new DataTransfer();
-    transfer.items.add(file);
+    for (const file of files) transfer.items.add(file);
     zone.querySelector("input[type=file]").files = transfer.files;
     zone.requestSubmit();
   };

@@ -31,7 +31,7 @@ def search_with(page: Page, file: Any) -> None:
 
 
 def cards(page: Page) -> Locator:
-    return page.locator("#results .card")
+    return page.locator("#results .card-link")
 
 
 def ranks(page: Page) -> list[int]:

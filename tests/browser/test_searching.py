@@ -62,6 +62,7 @@ def test_image_of_the_collection_finds_itself(open_page: OpenPage, collection: l
 def test_images_of_another_organ_are_marked(open_page: OpenPage) -> None:
     page = open_page()
     search_with(page, png_file())
+    page.get_by_role("link", name="Predicted organ").click()
     expect(page.get_by_text("other organ")).to_have_count(0)
     predicted = Query.objects.latest("created_at").predicted_organ
 
@@ -105,12 +106,13 @@ def test_pasted_picture_is_answered(open_page: OpenPage) -> None:
     expect(cards(page).first).to_be_visible()
 
 
-def test_two_files_at_once_are_refused(open_page: OpenPage) -> None:
+def test_two_files_at_once_are_one_search(open_page: OpenPage) -> None:
     page = open_page()
 
     page.dispatch_event("main", "drop", {"dataTransfer": transfer_of(page, png_file(1), png_file(2))})
 
-    expect(page.get_by_role("alert")).to_have_text("One image at a time, please.")
+    expect(page).to_have_url(RESULT_PAGE)
+    expect(page.get_by_alt_text("Image 2 of this search")).to_be_visible()
 
 
 def transfer_of(page: Page, *files: dict) -> JSHandle:

@@ -11,7 +11,7 @@ from django.test import Client
 from ingest.models import Image
 from ml.models import ModelVersion
 from search import answering
-from search.models import Query
+from search.models import Embedding, Query
 from tests import factories
 
 ClientOf = Callable[[str | None], Client]
@@ -102,12 +102,18 @@ def test_results_have_exactly_the_documented_form(
     client_of: ClientOf, collection: list[Image], query: Query
 ) -> None:
     page = (
-        client_of("integration").get(f"{API}/queries/{query.pk}/results/?scope=all&page_size=4&page=2").json()
+        client_of("integration")
+        .get(f"{API}/queries/{query.pk}/results/?scope=all&page_size=4&page=2&collapse=none")
+        .json()
     )
     assert page == {
         "count": 6,
         "page": 2,
         "pages": 2,
+        "has_next": False,
+        "searched_organs": [],
+        "newer": 0,
+        "plans": [],
         "query": {
             "organ": "brain",
             "organ_probability": 0.75,
@@ -121,9 +127,15 @@ def test_results_have_exactly_the_documented_form(
                 "rank": rank,
                 "image_id": collection[rank - 1].pk,
                 "distance": float(rank),
+                "match": None,
                 "organ": organ,
+                "organ_is_predicted": False,
                 "modality": "CT",
+                "modality_is_predicted": False,
+                "is_other_organ": organ != "brain",
                 "dataset": "test",
+                "more_of_series": 0,
+                "nearly_same": 0,
                 "file": collection[rank - 1].source_path,
             }
             for rank, organ in [(5, "brain"), (6, "chest")]
@@ -134,7 +146,9 @@ def test_results_have_exactly_the_documented_form(
 def test_results_keep_file_paths_from_clinicians(
     client_of: ClientOf, collection: list[Image], query: Query
 ) -> None:
-    results = client_of("clinician").get(f"{API}/queries/{query.pk}/results/").json()["results"]
+    results = (
+        client_of("clinician").get(f"{API}/queries/{query.pk}/results/?scope=predicted").json()["results"]
+    )
     assert [(hit["image_id"], hit["file"]) for hit in results] == [(collection[n].pk, "") for n in (0, 2, 4)]
 
 
@@ -142,7 +156,8 @@ def test_results_keep_file_paths_from_clinicians(
     "parameters",
     [
         "scope=elsewhere", "organ=tail", "organ=%00", "modality=ZZ", "dataset=none",
-        "page=0", "page=x", "page_size=101", "page_size=0",
+        "page=0", "page=x", "page_size=101", "page_size=0", "sex=X", "age=old", "imported_from=x",
+        "series=0", "own=perhaps", "collapse=all", "words=%00",
     ],
 )  # fmt: skip
 def test_results_with_a_bad_parameter_is_400(
@@ -150,6 +165,99 @@ def test_results_with_a_bad_parameter_is_400(
 ) -> None:
     response = client_of("clinician").get(f"{API}/queries/{query.pk}/results/?{parameters}")
     assert (response.status_code, list(response.json())) == (400, [parameters.split("=")[0]])
+
+
+def test_how_a_ranking_was_found_is_told_to_admins_alone(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    address = f"{API}/queries/{query.pk}/results/?explain=true"
+    plans = client_of("admin").get(address).json()["plans"]
+    assert {plan["path"] for plan in plans} == {"exact scan of the projections"}
+    response = client_of("clinician").get(address)
+    assert (response.status_code, list(response.json())) == (403, ["detail"])
+
+
+def test_results_of_dropped_embeddings_are_told(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    query.newest_embedding = Embedding.objects.latest("pk").pk
+    query.save()
+    Embedding.objects.all().delete()
+    response = client_of("clinician").get(f"{API}/queries/{query.pk}/results/")
+    assert (response.status_code, "has been dropped" in response.json()["detail"]) == (422, True)
+
+
+def test_several_files_are_one_query(client_of: ClientOf, collection: list[Image]) -> None:
+    client = client_of("integration")
+    files = [picture(), SimpleUploadedFile("b.png", b"no image"), SimpleUploadedFile("c.png", b"")]
+    asked = client.post(f"{API}/queries/", {"file": files}).json()
+    query = Query.objects.get(pk=asked["id"])
+    answering.answer(query)
+    answer = client.get(asked["url"]).json()
+    assert answer["status"] == "answered"
+    assert sorted(part["status"] for part in answer["parts"]) == ["failed", "failed", "waiting"]
+    assert {part["error"] for part in answer["parts"]} >= {"This file is empty."}
+    more = client.post(f"{API}/queries/", {"file": picture(), "beside": asked["id"]})
+    assert (more.status_code, len(more.json()["parts"])) == (201, 2)
+    assert client.post(f"{API}/queries/", {"file": [picture()] * 21}).status_code == 422
+    assert client.post(f"{API}/queries/", {"file": picture(), "beside": "x"}).status_code == 400
+
+
+def test_a_part_is_asked_with(client_of: ClientOf, collection: list[Image]) -> None:
+    client = client_of("clinician")
+    asked = client.post(f"{API}/queries/", {"file": picture()}).json()
+    answering.answer(Query.objects.get())
+    edges = {"left": 0.1, "top": 0.1, "right": 0.9, "bottom": 0.8}
+    response = client.post(f"{asked['url']}region/", edges, content_type="application/json")
+    assert response.status_code == 201
+    part = response.json()
+    assert (part["parent_id"], part["region"]) == (asked["id"], [0.1, 0.1, 0.9, 0.8])
+    for status, wrong in ((400, {"right": 1.1}), (400, {"left": "x"}), (422, {"right": 0.1})):
+        response = client.post(f"{asked['url']}region/", edges | wrong, content_type="application/json")
+        assert response.status_code == status, wrong
+
+
+def test_marks_refine(client_of: ClientOf, collection: list[Image]) -> None:
+    client = client_of("clinician")
+    asked = client.post(f"{API}/queries/", {"file": picture()}).json()
+    answering.answer(Query.objects.get())
+    assert client.post(f"{asked['url']}refine/").json() == {
+        "detail": "Mark at least one result as relevant or not relevant first."
+    }
+    for image, is_relevant in ((0, True), (1, False), (2, True), (2, None)):
+        data = {"image_id": collection[image].pk, "is_relevant": is_relevant}
+        response = client.post(f"{asked['url']}marks/", data, content_type="application/json")
+        assert response.status_code == 200
+    marks = {"relevant": [collection[0].pk], "irrelevant": [collection[1].pk]}
+    assert client.get(f"{asked['url']}marks/").json() == response.json() == marks
+    nothing = {"relevant": [], "irrelevant": []}
+    assert client_of("clinician").get(f"{asked['url']}marks/").json() == nothing
+    refined = client.post(f"{asked['url']}refine/")
+    assert (refined.status_code, refined.json()["parent_id"]) == (201, asked["id"])
+
+
+def test_only_who_asked_lets_newer_images_in(
+    client_of: ClientOf, collection: list[Image], model_version: ModelVersion
+) -> None:
+    client = client_of("clinician")
+    asked = client.post(f"{API}/queries/", {"file": picture()}).json()
+    answering.answer(Query.objects.get())
+    factories.make_embedding(
+        factories.make_image(), model_version, Embedding.objects.earliest("pk").as_point().fc1
+    )
+    assert client.get(asked["results_url"]).json()["newer"] == 1
+    assert client_of("clinician").post(f"{asked['url']}newest/").status_code == 403
+    assert client.post(f"{asked['url']}newest/").status_code == 200
+    page = client.get(asked["results_url"]).json()
+    assert (page["newer"], page["count"]) == (0, 7)
+
+
+@pytest.mark.parametrize(("role", "status"), [("nobody", 403), (None, 401)])
+def test_asking_more_is_closed(role: str | None, status: int, client_of: ClientOf, query: Query) -> None:
+    client = client_of(role)
+    for name in ("region", "marks", "refine", "newest"):
+        assert client.post(f"{API}/queries/{query.pk}/{name}/").status_code == status, name
+    assert Query.objects.count() == 1
 
 
 def test_a_failed_query_has_no_results_but_a_sentence(

@@ -45,9 +45,15 @@ def test_json_has_exactly_the_documented_form(
         "rank",
         "image_id",
         "distance",
+        "match",
         "organ",
+        "organ_is_predicted",
         "modality",
+        "modality_is_predicted",
+        "is_other_organ",
         "dataset",
+        "more_of_series",
+        "nearly_same",
         "file",
     ]
     distances = [hit["distance"] for hit in answer["results"]]
@@ -74,6 +80,11 @@ def test_nothing_is_left_behind(file: Path, collection: list[Image]) -> None:
         (["--organ", "tail"], "Known: brain, chest"),
         (["--modality", "ZZ"], "Known: CT"),
         (["--top", "0"], "at least 1"),
+        (["--sex", "X"], "--sex: "),
+        (["--dataset", "none"], "--dataset: "),
+        (["--imported-to", "soon"], "--imported_to: "),
+        (["--region", "0,0,0.01,1"], "too small"),
+        (["--region", "0,0,2,1"], "inside the picture"),
     ],
 )
 def test_an_unknown_filter_is_refused(
@@ -81,6 +92,19 @@ def test_an_unknown_filter_is_refused(
 ) -> None:
     with pytest.raises(CommandError, match=sentence):
         run(file, *arguments)
+
+
+def test_several_files_and_a_part_of_one(file: Path, tmp_path: Path, collection: list[Image]) -> None:
+    other = tmp_path / "other.png"
+    other.write_bytes(factories.png_bytes(seed=3))
+    assert "6 of 6 images" in run(file, str(other))
+    assert "6 of 6 images" in run(file, "--region", "0.2,0.2,0.8,0.8")
+    test_nothing_is_left_behind(file, collection)
+
+
+def test_how_it_was_found_is_told(file: Path, collection: list[Image]) -> None:
+    assert "exact scan of the projections, 3 kept" in run(file, "--organ", "chest", "--explain")
+    assert "plans" in json.loads(run(file, "--json", "--explain"))
 
 
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path, model_version: ModelVersion) -> None:

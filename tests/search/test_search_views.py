@@ -1,6 +1,7 @@
 """The clinician's pages, for those who may, those who may not, and those who are not signed in."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from django.urls import reverse
 from ingest.models import Image
 from ml.models import ModelVersion, TrainingRun
 from search import answering
-from search.models import Query
+from search.models import Embedding, Query, VersionIndex
 from tests import factories
 
 ClientOf = Callable[[str | None], Client]
@@ -122,17 +123,18 @@ def test_get_of_the_upload_address_is_not_allowed(client_of: ClientOf) -> None:
 
 
 def test_answer_ranks_the_predicted_organ(client_of: ClientOf, collection: list[Image], query: Query) -> None:
-    response = client_of("clinician").get(page_of(query))
+    response = client_of("clinician").get(page_of(query) + "?scope=predicted")
     assert image_ids(response) == [collection[0].pk, collection[2].pk, collection[4].pk]
     assert response.context["result"].organ_facets == [("brain", 3), ("chest", 3)]
     assert "75.0%" in response.content.decode()
     assert "other organ" not in response.content.decode()
 
 
+@pytest.mark.parametrize("parameters", ["", "?scope=blended", "?scope=all"])
 def test_answer_in_the_whole_collection_marks_other_organs(
-    client_of: ClientOf, collection: list[Image], query: Query
+    parameters: str, client_of: ClientOf, collection: list[Image], query: Query
 ) -> None:
-    response = client_of("clinician").get(page_of(query) + "?scope=all")
+    response = client_of("clinician").get(page_of(query) + parameters)
     assert image_ids(response) == [image.pk for image in collection]
     assert response.content.decode().count("card-other") == 3
     assert response.content.decode().count("</svg> other organ") == 3
@@ -145,15 +147,33 @@ def test_answer_in_the_whole_collection_marks_other_organs(
         ("scope=all&organ=brain", [1, 3, 5]),
         ("scope=all&modality=CT", [1, 2, 3, 4, 5, 6]),
         ("scope=all&dataset=test", [1, 2, 3, 4, 5, 6]),
-        ("scope=elsewhere&organ=tail&modality=%00&dataset=none&page=-3", [1, 3, 5]),
-        ("page=99999999999999999999", [1, 3, 5]),
-        ("page=77", [1, 3, 5]),
-        ("page=x", [1, 3, 5]),
+        ("scope=elsewhere&organ=tail&modality=%00&dataset=none&page=-3", [1, 2, 3, 4, 5, 6]),
+        ("scope=predicted&page=99999999999999999999", [1, 3, 5]),
+        ("scope=predicted&page=77", [1, 3, 5]),
+        ("scope=predicted&page=x", [1, 3, 5]),
+        ("sex=F", [1, 4]),
+        ("sex=f&age=old&imported_from=yesterday&words=%00&series=x&collapse=all", [1, 2, 3, 4, 5, 6]),
+        ("age=60-79", [1, 2]),
+        ("view=pa", [3]),
+        ("words=ankle", [5]),
+        ("imported_to=2001-01-01", [6]),
+        ("imported_from=2001-01-02&sex=F", [1, 4]),
+        ("sex=F&age=60-79&scope=predicted", [1]),
     ],
 )
 def test_answer_follows_its_query_string_and_ignores_the_unknown(
     parameters: str, numbers: list[int], client_of: ClientOf, collection: list[Image], query: Query
 ) -> None:
+    facts: dict[int, dict[str, Any]] = {
+        1: {"patient_sex": "F", "patient_age_years": 63},
+        2: {"patient_age_years": 60},
+        3: {"view_position": "PA"},
+        4: {"patient_sex": "F", "patient_age_years": 59},
+        5: {"tags": {"SeriesDescription": "ankle stir"}},
+        6: {"created_at": datetime(2000, 12, 31, tzinfo=UTC)},
+    }
+    for number, values in facts.items():
+        Image.objects.filter(pk=collection[number - 1].pk).update(**values)
     response = client_of("clinician").get(f"{page_of(query)}?{parameters}")
     assert image_ids(response) == [collection[number - 1].pk for number in numbers]
 
@@ -171,11 +191,16 @@ def test_answer_is_paged(
     client_of: ClientOf, collection: list[Image], query: Query, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("search.views.PAGE_SIZE", 4)
-    response = client_of("clinician").get(page_of(query) + "?scope=all&page=2")
-    assert image_ids(response) == [collection[4].pk, collection[5].pk]
-    content = response.content.decode()
-    assert 'start="5"' in content
-    assert 'href="?scope=all" rel="prev"' in content
+    for collapse in ("series", "none"):
+        address = f"{page_of(query)}?scope=all&collapse={collapse}"
+        response = client_of("clinician").get(f"{address}&page=2")
+        assert image_ids(response) == [collection[4].pk, collection[5].pk]
+        content = response.content.decode()
+        assert 'start="5"' in content
+        assert f'href="?scope=all&amp;collapse={collapse}" rel="prev"' in content
+        assert ("· page 2 of 2" in content) == (collapse == "none")
+        assert 'rel="next"' not in content
+        assert 'rel="next"' in client_of("clinician").get(address).content.decode()
 
 
 def test_htmx_gets_the_results_alone(client_of: ClientOf, collection: list[Image], query: Query) -> None:
@@ -216,7 +241,7 @@ def test_an_uploaded_picture_is_answered_for_real(client_of: ClientOf, collectio
     answering.answer(query)
     response = client_of("curator").get(page_of(query))  # a colleague
     assert response.context["query"].predicted_organ in {"brain", "chest"}
-    assert len(image_ids(response)) == 3
+    assert len(image_ids(response)) == 6
     assert client.get(f"/queries/{query.pk}/preview/")["Content-Type"] == "image/jpeg"
 
 
@@ -309,3 +334,103 @@ def test_home_shows_only_my_queries(client_of: ClientOf, query: Query) -> None:
 def test_health_is_public(db: None) -> None:
     response = Client().get("/healthz")
     assert (response.status_code, response.content) == (200, b"ok")
+
+
+def test_an_unsure_network_offers_the_two_likely_organs(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    query.organ_probabilities = [["brain", 0.55], ["chest", 0.45]]
+    query.save()
+    client = client_of("clinician")
+    content = client.get(page_of(query)).content.decode()
+    assert "The network is not sure of the organ." in content
+    assert 'href="?organ=chest"' in content
+    assert "Predicted organ: brain or chest" in content
+    assert len(image_ids(client.get(page_of(query) + "?scope=predicted"))) == 6
+    assert "not sure of the organ" not in client.get(page_of(query) + "?organ=chest").content.decode()
+
+
+def test_a_query_like_nothing_is_told_and_its_results_are_marked(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    client = client_of("clinician")
+    assert "No good match" not in client.get(page_of(query)).content.decode()
+    query.is_unlike = True
+    query.save()
+    content = client.get(page_of(query)).content.decode()
+    assert "<h2>No good match</h2>" in content
+    assert content.count(">no good match<") == 6
+
+
+def test_match_quality_is_in_words(
+    client_of: ClientOf, collection: list[Image], query: Query, model_version: ModelVersion
+) -> None:
+    VersionIndex.objects.create(
+        model_version=model_version,
+        same_organ=[number / 10 for number in range(101)],
+        other_organ=[3 + number / 10 for number in range(101)],
+    )
+    content = client_of("clinician").get(page_of(query)).content.decode()
+    assert content.count("strong match") == 3  # nearer than any pair of two organs
+    assert "Nearer than 90 % of pairs of images of one organ are; 0" in content
+    assert content.count("weak match") == 2
+
+
+def test_a_series_is_one_result_and_opens(client_of: ClientOf, collection: list[Image], query: Query) -> None:
+    series = [image.pk for image in collection[:3]]
+    Image.objects.filter(pk__in=series).update(series_key="one", group_key="somebody")
+    client = client_of("clinician")
+    response = client.get(page_of(query))
+    assert image_ids(response) == [series[0], *[image.pk for image in collection[3:]]]
+    content = response.content.decode()
+    assert f'href="?series={series[0]}&amp;collapse=none">+2 of this series</a>' in content
+    opened = client.get(f"{page_of(query)}?series={series[0]}&collapse=none")
+    assert image_ids(opened) == series
+    assert 'href="?">Back to all results</a>' in opened.content.decode()
+    assert len(image_ids(client.get(page_of(query) + "?collapse=none"))) == 6
+
+
+def test_own_images_are_left_out_until_they_are_wanted(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    Image.objects.filter(pk=collection[0].pk).update(group_key="mine")
+    query.group_key = "mine"
+    query.save()
+    client = client_of("clinician")
+    assert collection[0].pk not in image_ids(client.get(page_of(query)))
+    shown = client.get(page_of(query) + "?own=1")
+    assert image_ids(shown)[0] == collection[0].pk
+    assert 'aria-checked="true"' in shown.content.decode()
+
+
+def test_only_admins_are_told_how_a_ranking_was_found(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    address = page_of(query) + "?explain=1"
+    assert "exact scan of the projections" in client_of("admin").get(address).content.decode()
+    assert "exact scan" not in client_of("admin").get(page_of(query)).content.decode()
+    assert "exact scan" not in client_of("clinician").get(address).content.decode()
+
+
+def test_filters_in_use_can_be_taken_away_one_by_one(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    content = client_of("clinician").get(page_of(query) + "?sex=F&view=pa&scope=all&page=2").content.decode()
+    assert (
+        'href="?view=pa&amp;scope=all" aria-current="true" title="Take this filter away">Patient' in content
+    )
+    assert ">View position: PA</a>" in content
+    assert '<input type="hidden" name="scope" value="all">' in content
+
+
+def test_results_whose_embeddings_are_dropped_say_so(
+    client_of: ClientOf, collection: list[Image], query: Query
+) -> None:
+    query.newest_embedding = Embedding.objects.latest("pk").pk
+    query.save()
+    Embedding.objects.all().delete()
+    client = client_of("clinician")
+    content = client.get(page_of(query)).content.decode()
+    assert "These results are no longer kept" in content
+    response = client.post(f"/queries/{query.pk}/again/")
+    assert Query.objects.filter(pk=response.url.split("/")[2]).exclude(pk=query.pk).exists()  # type: ignore[attr-defined]
