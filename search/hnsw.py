@@ -14,7 +14,7 @@ from search.ranking import EXACT_SCAN_ROWS, PREFIX_DIMENSIONS
 
 LEAST_ROWS = EXACT_SCAN_ROWS // 2  # a version with fewer embeddings is scanned, and needs no index
 LINKS, BUILD_CANDIDATES = 32, 200  # pgvector's m and ef_construction; see benchmarks/search.py
-BYTES_PER_ROW = 1_000  # of the graph while it is built: what it orders by, and its links
+BYTES_PER_ROW = 2_000  # of the graph while it is built: what it orders by, and its links; measured
 
 
 PREFIX = f"(subvector(projection, 1, {PREFIX_DIMENSIONS})::halfvec({PREFIX_DIMENSIONS}))"
