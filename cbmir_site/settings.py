@@ -179,6 +179,10 @@ CELERY_TASK_ROUTES = {
     "search.answer_query": {"queue": "inference", "priority": 0},  # people first: 0 is Redis' highest
     "search.explain": {"queue": "inference", "priority": 3},
     "search.*": {"queue": "inference", "priority": 6},
+    **{  # long, and nobody waits for it: never in front of a question
+        f"search.{name}": {"queue": "upkeep"}
+        for name in ("prepare_versions", "rebuild_index", "drop_embeddings", "probe_recall")
+    },
     "ml.*": {"queue": "training"},
 }
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -201,6 +205,11 @@ CELERY_BEAT_SCHEDULE = {  # what has waited long expires: a busy worker needs on
         "search.index_images",
         "search.answer_waiting_queries",
     )
+}
+CELERY_BEAT_SCHEDULE["search.probe_recall"] = {
+    "task": "search.probe_recall",
+    "schedule": 3600.0,
+    "options": {"expires": 1800},
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(embedded.run_dir() / "celerybeat-schedule")
 

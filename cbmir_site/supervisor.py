@@ -151,6 +151,10 @@ def default_services(host: str, port: int) -> list[Service]:
         ),
         Service("ingest", [*worker, "-Q", "ingest", "-n", "ingest@%h", "-c", "1"]),
         Service("training", ["nice", "-n", "10", *worker, "-Q", "training", "-n", "training@%h", "-c", "1"]),
+        Service(
+            "upkeep",
+            ["nice", "-n", "10", *worker, "-Q", "upkeep", "-n", "upkeep@%h", "--pool", "threads", "-c", "1"],
+        ),
         Service("schedule", [*celery, "beat", "--loglevel", "WARNING"]),
     ]
     if "CBMIR_EMBEDDED_REDIS" in os.environ:

@@ -1,4 +1,4 @@
-"""Line charts of a training's epochs, drawn as SVG points on the server."""
+"""Line charts, drawn as SVG points on the server: those of a training's epochs, and what others draw."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,13 @@ class Line:
 class Chart:
     title: str
     lines: list[Line]
-    top: str  # the value at the upper edge; the lower edge is 0
+    top: str  # the value at the upper edge
     width: int = WIDTH
     height: int = HEIGHT
     across: str = "recall 1"  # the right end of the horizontal axis
     diagonal: bool = False  # draws where both axes are equal
+    bottom: str = "0"  # the value at the lower edge
+    start: str = "0"  # the left end of the horizontal axis
 
 
 def charts_of(history: Sequence[dict[str, Any]]) -> list[Chart]:

@@ -23,6 +23,18 @@ def lock(key: Key) -> bool:
         return bool(cursor.fetchone()[0])
 
 
+def is_locked(key: Key) -> bool:
+    """Whether any session has the lock."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND classid = %s AND objid = %s)",
+            key,
+        )
+        return bool(cursor.fetchone()[0])
+
+
 def unlock(key: Key) -> None:
     try:
         with connection.cursor() as cursor:

@@ -8,9 +8,15 @@ from django.db.models import Exists, OuterRef
 from ingest.models import Image, Modality, OrganClass, UploadBatch, UploadedFile
 from ml.models import ModelVersion, TrainingRun, VersionStatus
 from ml.workers import engines_at_work
-from search.models import Embedding
+from search.hnsw import builds_under_way
+from search.models import Embedding, VersionIndex
+from search.probing import LEAST_RECALL, recall_of
 
 BATCHES_SHOWN = 5
+LOW_RECALL = (
+    "Searches of the whole collection may leave out some of the most similar images: the search index finds "
+    "fewer of them than it should. An administrator can have it built anew."
+)
 
 
 @dataclass(frozen=True)
@@ -38,11 +44,24 @@ class Activity:
     training_runs: list[TrainingRun]
     last_run: TrainingRun | None
     indexing: list[Work]
+    builds: list[Work]  # of search indexes
+    preparing: list[ModelVersion]  # what has described the collection and is about to serve
     engines: list[str]  # what the networks run on in the inference workers
+    recall_at_20: float | None  # as last measured; None: not yet
+    index_errors: list[str]
 
     @property
     def is_busy(self) -> bool:
-        return bool(self.imports or self.training_runs or self.indexing)
+        return bool(self.imports or self.training_runs or self.indexing or self.builds or self.preparing)
+
+    @property
+    def finds_too_little(self) -> bool:
+        return self.recall_at_20 is not None and self.recall_at_20 < LEAST_RECALL
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences for everybody who searches."""
+        return [*([LOW_RECALL] if self.finds_too_little else []), *self.index_errors]
 
 
 def current_activity() -> Activity:
@@ -51,6 +70,9 @@ def current_activity() -> Activity:
         v: Embedding.objects.filter(model_version=v).count() for v in ModelVersion.objects.in_service()
     }
     active = next((v for v in described if v.status == VersionStatus.ACTIVE), None)
+    indexing = [Work(str(v), done, images) for v, done in described.items() if done < images]
+    builds = running_builds()
+    working_on = {work.title for work in [*indexing, *builds]}
     runs = list(TrainingRun.objects.unfinished()[:3])
     return Activity(
         active_version=active,
@@ -61,8 +83,12 @@ def current_activity() -> Activity:
         imports=running_imports(),
         training_runs=runs,
         last_run=runs[0] if runs else TrainingRun.objects.first(),
-        indexing=[Work(str(v), done, images) for v, done in described.items() if done < images],
+        indexing=indexing,
+        builds=builds,
+        preparing=[v for v in described if v.status == VersionStatus.PREPARING and str(v) not in working_on],
         engines=engines_at_work(),
+        recall_at_20=recall_of(active) if active else None,
+        index_errors=failed_builds(),
     )
 
 
@@ -77,6 +103,22 @@ def running_imports() -> list[Work]:
         UploadBatch.objects.filter(pk__in=unfinished.values("batch")).select_related("dataset").with_counts()
     )
     return [import_work(batch) for batch in batches[:BATCHES_SHOWN]]
+
+
+def running_builds() -> list[Work]:
+    """Search indexes that are being built or rebuilt; what follows the building itself counts as its end."""
+    works = []
+    for build in builds_under_way():
+        rows = Embedding.objects.filter(model_version=build.version_id).count()
+        is_waiting = build.phase == "initializing" or build.phase.endswith("before build")
+        done = 0 if is_waiting else min(build.rows, rows) if build.phase.startswith("building") else rows
+        works.append(Work(f"v{build.version_id}", done, rows))
+    return works
+
+
+def failed_builds() -> list[str]:
+    failed = VersionIndex.objects.exclude(error="").select_related("model_version")
+    return [f"{index.model_version}: {index.error}" for index in failed]
 
 
 def import_work(batch: Any) -> Work:

@@ -1,4 +1,4 @@
-"""Queries and embeddings in the admin: to read, without their vectors. Accounts: search/accounts_admin.py."""
+"""Queries and embeddings in the admin: to read, without their vectors. The rest: what is imported here."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from search import accounts_admin  # noqa: F401 - registers them
+from search import accounts_admin, index_admin  # noqa: F401 - registers them
 from search.models import Embedding, Query
 
 VECTORS = ("fc1", "projection")

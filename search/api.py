@@ -198,7 +198,6 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         query.save(update_fields=["newest_embedding"])
         return Response(self.get_serializer(query).data)
 
-
     @extend_schema(responses=ExplanationSerializer)
     @action(detail=True, url_path=r"explanations/(?P<image_pk>\d{1,18})", pagination_class=None)
     def explanation(self, request: Request, pk: str, image_pk: str) -> Response:

@@ -1,6 +1,7 @@
-"""Describing the collection's images for every model version in service."""
+"""Describing the collection's images for the model versions in service; making a version ready to serve."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from django.db import connection, transaction
@@ -9,7 +10,7 @@ from django.utils import timezone
 
 from ingest.bell import ring
 from ingest.models import Image, Modality, OrganClass
-from ml.locks import locked
+from ml.locks import is_locked, locked
 from ml.models import ModelVersion, VersionStatus
 from search import fitting, hnsw
 from search.models import Embedding, VersionIndex
@@ -20,7 +21,14 @@ Row = TypeVar("Row", OrganClass, Modality)
 BATCH_SIZE = 32
 GROWN = 1.25  # a collection so many times as large as when an index was fitted has it fitted anew
 IN_ORDER, PREPARING = (17_03, 1), (17_03, 2)  # keys of advisory locks
+NOT_BUILT = (
+    "The search index could not be built. It is tried again; the administrator finds the cause in the log."
+)
 reader = RenditionReader()
+
+
+class InServiceError(Exception):
+    """A version that serves, or is about to, keeps its embeddings; its text is a sentence for the user."""
 
 
 def index_imported_images(image_ids: Sequence[int], **_: Any) -> None:
@@ -51,7 +59,7 @@ def index_next_batch() -> bool:
                 reader.read_ahead(images[BATCH_SIZE:])
                 store_in_order(embeddings)
         more = more or len(images) > BATCH_SIZE
-        if len(images) <= BATCH_SIZE and needs_preparing(version):
+        if len(images) <= BATCH_SIZE and not is_locked(PREPARING) and needs_preparing(version):
             ring("search.prepare_versions")
     return more
 
@@ -73,7 +81,8 @@ def needs_preparing(version: ModelVersion) -> bool:
 
 
 def is_outgrown(index: VersionIndex, rows: int) -> bool:
-    return rows > GROWN * index.images or (rows >= hnsw.LEAST_ROWS and not index.has_hnsw)
+    lacks_hnsw = not (index.has_hnsw and hnsw.is_built(index.model_version_id))
+    return rows > GROWN * index.images or (rows >= hnsw.LEAST_ROWS and lacks_hnsw)
 
 
 def prepare_versions() -> None:
@@ -92,23 +101,54 @@ def prepare_versions() -> None:
 
 
 def prepare(version: ModelVersion) -> None:
+    """Build the version's index where there is to be one and it is not whole, and fit what it rests on."""
     index, _ = VersionIndex.objects.get_or_create(model_version=version)
     rows = Embedding.objects.filter(model_version=version).count()
     if rows >= hnsw.LEAST_ROWS and not hnsw.is_built(version.pk):
-        hnsw.build(version, rows)
-    index.has_hnsw = hnsw.is_built(version.pk)
+        keep(index, has_hnsw=False)  # searches scan meanwhile
+        with failure_kept(index):
+            hnsw.build(version, rows)
+    index.has_hnsw, index.error = hnsw.is_built(version.pk), ""
     fitting.fit(version, index)
+
+
+def rebuild(version: ModelVersion) -> bool:
+    """Build the version's HNSW index anew, if it has one; searches use the earlier one meanwhile.
+
+    False: another worker is building one just now.
+    """
+    with locked(PREPARING) as mine:
+        index = VersionIndex.objects.filter(model_version=version).first()
+        if mine and index and index.has_hnsw:
+            with failure_kept(index):
+                hnsw.rebuild(version, Embedding.objects.filter(model_version=version).count())
+            keep(index, error="")
+        return mine
+
+
+@contextmanager
+def failure_kept(index: VersionIndex) -> Iterator[None]:
+    """What goes wrong is told on the status page; the cause is raised on to the log."""
+    try:
+        yield
+    except Exception:
+        keep(index, error=NOT_BUILT)
+        raise
+
+
+def keep(index: VersionIndex, **values: Any) -> None:
+    VersionIndex.objects.filter(pk=index.pk).update(**values)
 
 
 def drop_embeddings(version: ModelVersion) -> int:
     """Take a version's embeddings and index away; the version itself stays. Returns how many there were.
 
-    Raises ValueError for a version that serves or is about to.
+    Searches find all of them or none. Raises InServiceError for a version that serves or is about to.
     """
     with transaction.atomic():
-        locked_version = ModelVersion.objects.select_for_update().get(pk=version.pk)
+        locked_version = ModelVersion.objects.select_for_update(no_key=True).get(pk=version.pk)
         if locked_version.status in (VersionStatus.ACTIVE, VersionStatus.PREPARING):
-            raise ValueError("A version that is in service keeps its embeddings.")
+            raise InServiceError(f"{version} is in service, or about to be, and keeps its embeddings.")
         VersionIndex.objects.filter(model_version=version).delete()
         number, _ = Embedding.objects.filter(model_version=version).delete()
     hnsw.drop(version.pk)
@@ -151,7 +191,10 @@ def rows_named(model: type[Row], field: str, names: list[str]) -> list[Row]:
 
 
 def switch_to(version: ModelVersion) -> None:
-    """Put a prepared version into service in one transaction; the earlier one is kept with its index."""
+    """Put a prepared version into service in one transaction; the earlier one is kept with its index.
+
+    One that is no longer asked for, because another was meanwhile, stays as it is.
+    """
     with transaction.atomic():
         locked = ModelVersion.objects.select_for_update().filter(
             status__in=[VersionStatus.ACTIVE, VersionStatus.PREPARING]

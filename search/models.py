@@ -100,6 +100,7 @@ class VersionIndex(models.Model):
     blend_weight = models.FloatField(
         default=0.0, help_text="What a factor of e in an organ's probability is worth as squared distance."
     )
+    error = models.CharField(max_length=500, blank=True, help_text="Why the last building of it failed.")
 
     class Meta:
         verbose_name_plural = "version indexes"
@@ -240,10 +241,14 @@ class Query(models.Model):
         return [origin for part in self.parts.all() for origin in part.origins()] or [self]
 
     def has_lost_embeddings(self) -> bool:
-        """Whether those of the version that answered it have been dropped, so that it has no results."""
+        """Whether what its results were among has been dropped, so that it has none.
+
+        What its version has described since, brought back, is not what it was answered with.
+        """
         if not self.newest_embedding:
             return False
-        return not Embedding.objects.filter(model_version=self.model_version_id).exists()
+        described = Embedding.objects.filter(model_version=self.model_version_id)
+        return not described.filter(pk__lte=self.newest_embedding).exists()
 
     def see_newest(self) -> None:
         """From now on its results are among all the embeddings that there are."""

@@ -7,7 +7,7 @@ from rest_framework import serializers
 from rest_framework.reverse import reverse
 
 from ingest.models import Dataset, Image, Modality, OrganClass
-from search.activity import Activity
+from search.activity import Activity, Work
 from search.images import seen_by_active_version
 from search.models import Embedding, Explanation, Query, QueryStatus
 from search.options import AGE_BANDS, SEXES, Collapse, Scope, SearchOptions
@@ -313,6 +313,13 @@ class EmbeddingSerializer(serializers.ModelSerializer[Embedding]):
         fields = ["organ", "organ_probability", "modality", "modality_probability", "model_version"]
 
 
+class BuildSerializer(serializers.Serializer[Work]):
+    """A search index that is being built."""
+
+    model_version = serializers.CharField(source="title")
+    percent = serializers.IntegerField()
+
+
 class StatusSerializer(serializers.Serializer[Activity]):
     images = serializers.IntegerField(help_text="In the collection.")
     searchable = serializers.IntegerField(help_text="Of these, described by the active version.")
@@ -324,6 +331,11 @@ class StatusSerializer(serializers.Serializer[Activity]):
         help_text="What the network runs on; empty: no worker has it ready.",
     )
     is_busy = serializers.BooleanField(help_text="Something is being imported, trained or indexed.")
+    index_builds = BuildSerializer(many=True, source="builds")
+    recall_at_20 = serializers.FloatField(
+        allow_null=True, help_text="Share of the 20 nearest that searches find, as last measured."
+    )
+    warnings = serializers.ListField(child=serializers.CharField(), help_text="Sentences for people.")
 
 
 class ImageSerializer(serializers.ModelSerializer[Image]):

@@ -1,13 +1,18 @@
-"""What the inference workers do."""
+"""What the inference workers do, and the upkeep worker, which nobody waits for."""
 
-from celery import shared_task
+import logging
+
+from celery import Task, shared_task
 from celery.signals import heartbeat_sent, worker_ready
 
 from ingest.bell import ring
 from ml.models import ModelVersion
 from ml.workers import tell_engine
-from search import answering, explaining, indexing
+from search import answering, explaining, hnsw, indexing, probing
 from search.models import Explanation, Query, QueryStatus
+
+logger = logging.getLogger(__name__)
+BUSY_SECONDS = 60  # until a worker asks again whether another one is done building
 
 heartbeat_sent.connect(tell_engine)
 
@@ -48,6 +53,35 @@ def index_images() -> None:
 def prepare_versions() -> None:
     """Build and fit what searching under a version rests on, then put into service what waits for that."""
     indexing.prepare_versions()
+
+
+@shared_task(name="search.rebuild_index", bind=True, max_retries=None)
+def rebuild_index(self: Task, version_id: int) -> None:
+    """Build a version's HNSW index anew, and see how well it does."""
+    version = ModelVersion.objects.filter(pk=version_id).first()
+    if version is None:
+        return
+    if not indexing.rebuild(version):
+        raise self.retry(countdown=BUSY_SECONDS)
+    probing.probe(version, most_seconds=probing.THOROUGH_SECONDS)
+
+
+@shared_task(name="search.drop_embeddings")
+def drop_embeddings(version_id: int) -> None:
+    """Of a version that is gone too: its rows went with it, its index did not."""
+    version = ModelVersion.objects.filter(pk=version_id).first()
+    try:
+        if version:
+            indexing.drop_embeddings(version)
+        else:
+            hnsw.drop(version_id)
+    except indexing.InServiceError as refusal:
+        logger.warning("%s", refusal)
+
+
+@shared_task(name="search.probe_recall")
+def probe_recall() -> None:
+    probing.probe_active_version()
 
 
 @worker_ready.connect

@@ -113,6 +113,7 @@ class Migration(migrations.Migration):
                 ('other_organ', models.JSONField(default=list, help_text='Percentiles 0 to 100 of the distance of two images of different organs.')),
                 ('near_duplicate', models.FloatField(help_text='Images whose projections are nearer than this are nearly the same.', null=True)),
                 ('blend_weight', models.FloatField(default=0.0, help_text="What a factor of e in an organ's probability is worth as squared distance.")),
+                ('error', models.CharField(blank=True, help_text='Why the last building of it failed.', max_length=500)),
             ],
             options={
                 'verbose_name_plural': 'version indexes',

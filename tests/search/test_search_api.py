@@ -85,7 +85,9 @@ def test_asking_with_an_image_of_the_collection(client_of: ClientOf, collection:
     assert response.json()["image_id"] == collection[0].pk
 
 
-@pytest.mark.parametrize("data", [{}, {"image_id": 999_999}, {"image_id": "x"}, {"image_id": "1e400"}, {"file": "no file"}])
+@pytest.mark.parametrize(
+    "data", [{}, {"image_id": 999_999}, {"image_id": "x"}, {"image_id": "1e400"}, {"file": "no file"}]
+)
 def test_asking_with_nothing_usable_is_400(data: dict[str, Any], client_of: ClientOf) -> None:
     assert client_of("clinician").post(f"{API}/queries/", data).status_code == 400
 

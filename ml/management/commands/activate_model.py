@@ -10,7 +10,7 @@ from ml.models import ModelVersion, VersionStatus
 from ml.workers import worker_listens_to
 
 NO_WORKER = (
-    "{version} goes into service when the collection is indexed with it. No inference worker is there: "
+    "{version} goes into service when the collection is indexed with it. No {queue} worker is there: "
     "start one."
 )
 
@@ -31,10 +31,11 @@ class Command(BaseCommand):
 
 
 def tell_when_active(version: ModelVersion) -> str:
-    """Wait while an inference worker prepares the version, and say how it went."""
+    """Wait while the workers prepare the version, and say how it went."""
     version.refresh_from_db()
-    if version.status != VersionStatus.ACTIVE and not worker_listens_to("inference"):
-        return NO_WORKER.format(version=version)
+    for queue in ("inference", "upkeep"):
+        if version.status != VersionStatus.ACTIVE and not worker_listens_to(queue):
+            return NO_WORKER.format(version=version, queue=queue)
     while version.status == VersionStatus.PREPARING:
         time.sleep(1)
         version.refresh_from_db()
