@@ -204,7 +204,7 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         """What makes an image like the query. Asked for the first time it is `waiting` for some seconds."""
         query = self.get_object()
         embedding = Embedding.objects.filter(
-            model_version=query.model_version_id, image=image_pk
+            model_version=query.model_version_id, image=int(image_pk)
         ).select_related("image")
         found = get_object_or_404(embedding) if query.status == QueryStatus.ANSWERED else None
         if found is None:

@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.calibration import (
+    BY_DISTANCE,
+    Calibration,
     area_under_roc,
     energy,
     fit_calibration,
@@ -16,7 +18,7 @@ from ml.calibration import (
     nearest_distances,
     reliability,
     softmax,
-    threshold,
+    thresholds,
 )
 
 
@@ -65,12 +67,26 @@ def test_softmax_and_energy_agree_with_torch() -> None:
     assert np.allclose(energy(logits), -torch.logsumexp(torch.from_numpy(logits), 1), rtol=1e-5)
 
 
-def test_a_threshold_lets_95_of_100_pass() -> None:
-    scores = np.random.default_rng(0).normal(size=1000)
-    bound = threshold(scores)
-    assert bound is not None
-    assert (scores <= bound).mean() == pytest.approx(0.95, abs=0.002)
-    assert threshold(np.array([])) is None
+def test_both_thresholds_together_let_95_of_100_pass() -> None:
+    rng = np.random.default_rng(0)
+    energies, distances = rng.normal(size=2000), rng.normal(size=2000)
+    most_energy, farthest = thresholds(energies, distances)
+    assert ((energies <= most_energy) & (distances <= farthest)).mean() == pytest.approx(0.95, abs=0.002)
+    refused = (distances > farthest).sum() / (energies > most_energy).sum()
+    assert refused == pytest.approx(BY_DISTANCE, rel=0.1)
+    assert thresholds(np.array([]), np.array([])) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("scores", "unlike"),
+    [((-5, 0.5), False), ((-3, 0.5), True), ((-5, 0.9), True), ((None, 0.9), True), ((None, None), None)],
+)
+def test_unlike_is_what_exceeds_either_threshold(
+    scores: tuple[float | None, float | None], unlike: bool | None
+) -> None:
+    fitted = Calibration(energy_threshold=-4.0, distance_threshold=0.8)
+    assert fitted.is_unlike(*scores) is unlike
+    assert Calibration().is_unlike(*scores) is None
 
 
 @given(
@@ -96,9 +112,10 @@ def test_a_calibration_holds_all_that_was_fitted() -> None:
     fitted = fit_calibration(logits, None, distances, labels, np.full(2000, -1))
     assert fitted.organ_temperature == pytest.approx(2.0, rel=0.1)
     assert fitted.modality_temperature == 1.0
-    assert fitted.distance_threshold == pytest.approx(0.95, abs=0.001)
     assert fitted.energy_threshold is not None
-    assert (energy(logits) > fitted.energy_threshold).mean() == pytest.approx(0.05, abs=0.002)
+    assert fitted.distance_threshold is not None
+    refused = (energy(logits) > fitted.energy_threshold) | (distances > fitted.distance_threshold)
+    assert refused.mean() == pytest.approx(0.05, abs=0.002)
 
 
 def test_what_the_network_gave_is_told_from_what_calibration_made_of_it() -> None:

@@ -99,8 +99,15 @@ def test_a_checkpoint_rebuilds_everything(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_the_first_format_loads(folder: Path) -> None:
     later = {"sha256", "training", "calibration", "product_version"}
+    rewrite_weights(
+        folder,
+        lambda tensors: tensors.update(
+            {"projection.components": tensors["projection.components"][:128].clone()}
+        ),
+    )
     write(folder, {k: v for k, v in read(folder).items() if k not in later} | {"format_version": 1})
     loaded = load_checkpoint(folder)
+    assert loaded.projection.components.shape == (512, 4096)
     assert (loaded.training, loaded.calibration, loaded.product_version) == ({}, Calibration(), "")
 
 
@@ -112,7 +119,9 @@ def test_what_a_reader_does_not_know_beside_the_network_is_left_alone(folder: Pa
 
 def test_a_newer_format_is_told(folder: Path) -> None:
     change(folder, format_version=FORMAT_VERSION + 1)
-    with pytest.raises(CheckpointError, match=r"has format version 3; .* A newer version of the product"):
+    with pytest.raises(
+        CheckpointError, match=rf"has format version {FORMAT_VERSION + 1}; .* A newer version of the product"
+    ):
         load_checkpoint(folder)
 
 

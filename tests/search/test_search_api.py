@@ -308,6 +308,9 @@ def test_status_tells_what_can_be_searched_and_by_what(
         "model_version": str(ModelVersion.objects.active()),
         "engines": ["OpenVINO, CPU bfloat16"],
         "is_busy": True,
+        "index_builds": [],
+        "recall_at_20": None,
+        "warnings": [],
     }
 
 
