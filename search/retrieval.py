@@ -144,7 +144,7 @@ class Ranker:
 
     def __call__(self, wanted: int) -> Ranking:
         may_differ = self.index.has_hnsw and self.kept.total() > EXACT_SCAN_ROWS
-        shown: Ranking | None = recalled(self.key) if may_differ else None
+        shown = self.shown_before() if may_differ else None
         if shown and len(shown.ids) >= wanted:
             ranking = Ranking(shown.ids[:wanted], shown.distances[:wanted], [Plan(Path.REMEMBERED, wanted)])
         else:
@@ -155,6 +155,15 @@ class Ranker:
                 remember(self.key, ranking)
         self.plans = ranking.plans
         return ranking
+
+    def shown_before(self) -> Ranking | None:
+        """What is remembered, without what was deleted or relabelled since: that must leave no hole."""
+        shown: Ranking | None = recalled(self.key)
+        if shown is None:
+            return None
+        left = set(self.found.filter(pk__in=shown.ids).values_list("pk", flat=True))
+        pairs = [pair for pair in zip(shown.ids, shown.distances, strict=True) if pair[0] in left]
+        return Ranking([pk for pk, _ in pairs], [distance for _, distance in pairs])
 
     def rank(self, wanted: int) -> Ranking:
         has_index = self.index.has_hnsw

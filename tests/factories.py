@@ -1,5 +1,6 @@
 """Makes the rows and files that tests start from: all real, all small."""
 
+from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,7 @@ from django.conf import settings
 from django.contrib.auth.models import Group, User
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
+from django.db import connection
 from PIL import Image as PillowImage
 from pydicom.dataset import Dataset as DicomDataset
 from pydicom.dataset import FileMetaDataset
@@ -156,3 +158,45 @@ def make_embedding(
     return Embedding.objects.create(
         image=image, model_version=version, fc1=fc1, projection=projection, **{**values, **fields}
     )
+
+
+def make_bare_images(number: int, dataset: Dataset | None = None) -> list[Image]:
+    """Images not saved yet, with no files in the storage: for searching, which reads none."""
+    dataset = dataset or Dataset.objects.get_or_create(name="test")[0]
+    images = []
+    for _ in range(number):
+        digits = f"{next(_numbers):064x}"
+        image = Image(
+            dataset=dataset, sha256=digits, source_path=f"{digits[-6:]}.png", group_key=digits[-32:]
+        )
+        image.file_format, image.rows, image.columns, image.bits_stored = "PNG", 64, 64, 8
+        images.append(image)
+    return images
+
+
+def make_embeddings(
+    images: Sequence[Image], version: ModelVersion, fc1: np.ndarray, projection: np.ndarray | None = None
+) -> list[Embedding]:
+    """One for each image, in their order; all are brains in CT to the network."""
+    organ = OrganClass.objects.get_or_create(name="brain")[0]
+    modality = Modality.objects.get_or_create(code="CT")[0]
+    projection = fc1[:, :512] if projection is None else projection
+    return Embedding.objects.bulk_create(
+        Embedding(
+            image=image,
+            model_version=version,
+            fc1=fc1[row],
+            projection=projection[row],
+            predicted_organ=organ,
+            organ_probability=0.9,
+            predicted_modality=modality,
+            modality_probability=0.8,
+        )
+        for row, image in enumerate(images)
+    )
+
+
+def remove_all_rows() -> None:
+    """The collection, the versions and all that hangs on them; for rows that no transaction takes back."""
+    with connection.cursor() as cursor:
+        cursor.execute("TRUNCATE ingest_dataset, ingest_organclass, ingest_modality, ml_modelversion CASCADE")

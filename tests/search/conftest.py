@@ -1,7 +1,11 @@
-"""A small collection that is searched, and an answered query."""
+"""A small collection that is searched, and an answered query; rows that a whole module shares."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
+from django.core.cache import cache
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 
@@ -36,3 +40,19 @@ def query(model_version: ModelVersion) -> Query:
         modality_probabilities=[["CT", 0.9], ["MR", 0.1]],
         preview=default_storage.save("queries/q.preview.jpg", ContentFile(factories.png_bytes())),
     )
+
+
+@pytest.fixture(scope="module")
+def lasting_rows(django_db_setup: None, django_db_blocker: Any) -> Iterator[Any]:
+    """The blocker: what a module's fixture commits while it is unblocked is gone after the module."""
+    yield django_db_blocker
+    with django_db_blocker.unblock():
+        factories.remove_all_rows()
+
+
+@pytest.fixture
+def empty_cache(db: None) -> Iterator[None]:
+    """Rows are rolled back after a test, what is remembered of them is not."""
+    cache.clear()
+    yield
+    cache.clear()
