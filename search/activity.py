@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef
 from ingest.models import Image, Modality, OrganClass, UploadBatch, UploadedFile
 from ml.models import ModelVersion, TrainingRun, VersionStatus
 from ml.workers import engines_at_work
+from search import replicas
 from search.models import Embedding
 
 BATCHES_SHOWN = 5
@@ -43,6 +44,11 @@ class Activity:
     @property
     def is_busy(self) -> bool:
         return bool(self.imports or self.training_runs or self.indexing)
+
+    @property
+    def replicas(self) -> list[replicas.Standing]:
+        """Asked for only by those who show them: each is asked how it stands."""
+        return replicas.standings()
 
 
 def current_activity() -> Activity:
