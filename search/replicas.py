@@ -1,9 +1,9 @@
 """Read replicas: a search is read from one that has all that its query needs, or else from the primary.
 
 A query's row is written last of all that its ranking is made of: its parts and marks, and the embeddings up
-to its `newest_embedding`. A replica replays commits in their order. So one that has the row as the primary has
-it has everything, and no position in the log need be kept. What changes afterwards (labels, deletions, what is
-fitted anew) is seen a little later there than on the primary, by MOST_SECONDS_BEHIND at most.
+to its `newest_embedding`. A replica replays commits in their order. So one that has the row as the primary
+has it has everything, and no position in the log need be kept. What changes afterwards (labels, deletions,
+what is fitted anew) is seen a little later there than on the primary, by MOST_SECONDS_BEHIND at most.
 """
 
 import logging

@@ -23,7 +23,7 @@ class Standby:
         if self.primary.system_user:  # under root the servers run as an account of their own
             shutil.chown(self.folder, self.primary.system_user)
         self.command(
-            "pg_basebackup", "-d", self.primary.get_uri(), "--checkpoint=fast", "--write-recovery-conf"
+            "pg_basebackup", "-d", self.primary.get_uri(), "-c", "fast", "--no-sync", "--write-recovery-conf"
         )
 
     def command(self, name: str, *arguments: str) -> None:
