@@ -115,6 +115,15 @@ DATABASES = {
         conn_health_checks=True,
     )
 }
+for number, url in enumerate(env_list("CBMIR_REPLICA_URL", ""), 1):
+    DATABASES[f"replica{number}"] = dj_database_url.parse(url, conn_max_age=600, conn_health_checks=True)
+    # One that is away is noticed soon: searches are read from the primary then (search/replicas.py).
+    DATABASES[f"replica{number}"]["OPTIONS"] = {
+        "connect_timeout": 2,
+        "tcp_user_timeout": 5_000,
+        **DATABASES[f"replica{number}"].get("OPTIONS", {}),
+    }
+DATABASE_ROUTERS = ["search.replicas.ReplicaRouter"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = os.environ.get("REDIS_URL", "redis://localhost:6379/0")

@@ -8,6 +8,7 @@ from django.db.models import Exists, OuterRef
 from ingest.models import Image, Modality, OrganClass, UploadBatch, UploadedFile
 from ml.models import ModelVersion, TrainingRun, VersionStatus
 from ml.workers import engines_at_work
+from search import replicas
 from search.hnsw import builds_under_way
 from search.models import Embedding, VersionIndex
 from search.probing import LEAST_RECALL, recall_of
@@ -62,6 +63,11 @@ class Activity:
     def warnings(self) -> list[str]:
         """Sentences for everybody who searches."""
         return [*([LOW_RECALL] if self.finds_too_little else []), *self.index_errors]
+
+    @property
+    def replicas(self) -> list[replicas.Standing]:
+        """Asked for only by those who show them: each is asked how it stands."""
+        return replicas.standings()
 
 
 def current_activity() -> Activity:

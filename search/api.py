@@ -229,7 +229,8 @@ class StatusViewSet(viewsets.ViewSet):
 
     @extend_schema(responses=forced_singular_serializer(StatusSerializer), operation_id="status_retrieve")
     def list(self, request: Request) -> Response:
-        return Response(StatusSerializer(current_activity()).data)
+        context = {"show_replicas": request.user.has_perm("search.view_embedding")}
+        return Response(StatusSerializer(current_activity(), context=context).data)
 
 
 class ImageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[Image]):

@@ -26,6 +26,7 @@ from search.matching import Match, match_of
 from search.models import Embedding, Query, VersionIndex
 from search.options import Collapse, Scope, SearchOptions
 from search.ranking import EXACT_SCAN_ROWS, EmbeddingQuerySet, Path, Plan, Ranking
+from search.replicas import read_beside
 
 PAGE_SIZE = 24
 LEAST_PROBABILITY = 1e-4  # of an organ in a blended ranking: nothing is impossible
@@ -69,10 +70,15 @@ def search(query: Query, options: SearchOptions, *, page: int = 1, page_size: in
     """Rank the collection for an answered query.
 
     A page past the end is the last page. Facet counts respect the other filters, so that each number is what
-    a click on it would find. Raises ValueError when the query has not been answered.
+    a click on it would find. All of it is read from one database, a replica where one has what the query
+    needs. Raises ValueError when the query has not been answered.
     """
     if query.model_version_id is None:
         raise ValueError("The query has not been answered yet.")
+    return read_beside(query, lambda: result_page(query, options, page, page_size))
+
+
+def result_page(query: Query, options: SearchOptions, page: int, page_size: int) -> ResultPage:
     started = time.perf_counter()
     index = index_of(query)
     filtered = images_filtered(query, options)

@@ -11,6 +11,7 @@ from search.activity import Activity, Work
 from search.images import seen_by_active_version
 from search.models import Embedding, Explanation, Query, QueryStatus
 from search.options import AGE_BANDS, SEXES, Collapse, Scope, SearchOptions
+from search.replicas import Standing
 from search.retrieval import Hit, ResultPage
 
 MAX_PAGE_SIZE = 100
@@ -320,6 +321,16 @@ class BuildSerializer(serializers.Serializer[Work]):
     percent = serializers.IntegerField()
 
 
+class ReplicaSerializer(serializers.Serializer[Standing]):
+    """A read replica. The numbers are null where it does not answer."""
+
+    name = serializers.CharField()
+    is_reachable = serializers.BooleanField()
+    is_near = serializers.BooleanField(help_text="Near enough to the primary to be searched.")
+    bytes_behind = serializers.IntegerField(allow_null=True, help_text="Of the primary's log.")
+    seconds_behind = serializers.FloatField(allow_null=True, help_text="At most.")
+
+
 class StatusSerializer(serializers.Serializer[Activity]):
     images = serializers.IntegerField(help_text="In the collection.")
     searchable = serializers.IntegerField(help_text="Of these, described by the active version.")
@@ -336,6 +347,12 @@ class StatusSerializer(serializers.Serializer[Activity]):
         allow_null=True, help_text="Share of the 20 nearest that searches find, as last measured."
     )
     warnings = serializers.ListField(child=serializers.CharField(), help_text="Sentences for people.")
+    replicas = serializers.SerializerMethodField(help_text="Empty for those who do not look after them.")
+
+    @extend_schema_field(ReplicaSerializer(many=True))
+    def get_replicas(self, activity: Activity) -> Any:
+        shown = activity.replicas if self.context.get("show_replicas") else []
+        return [ReplicaSerializer(standing).data for standing in shown]
 
 
 class ImageSerializer(serializers.ModelSerializer[Image]):

@@ -20,7 +20,7 @@ def start() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["CBMIR_DATA_DIR"] = str(DATA_DIR)
     os.environ["CBMIR_DEBUG"] = "0"
-    for name in ("DATABASE_URL", "REDIS_URL"):
+    for name in ("DATABASE_URL", "REDIS_URL", "CBMIR_REPLICA_URL"):
         os.environ.pop(name, None)
     embedded.ensure_environment()
     redis = subprocess.Popen(embedded.redis_command())

@@ -311,6 +311,7 @@ def test_status_tells_what_can_be_searched_and_by_what(
         "index_builds": [],
         "recall_at_20": None,
         "warnings": [],
+        "replicas": [],
     }
 
 
