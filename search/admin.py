@@ -29,6 +29,7 @@ class WithoutVectorsAdmin(admin.ModelAdmin[Any]):
 
 @admin.register(Query)
 class QueryAdmin(WithoutVectorsAdmin):
+    exclude = (*VECTORS, "file_name")  # its uploader's alone
     list_display = [
         "id",
         "status",

@@ -31,6 +31,7 @@ NO_MODEL = "No model is in service yet. The collection can be searched as soon a
 NONE_READABLE = "None of these images can be searched with."
 LEAST_REGION_PIXELS = 16  # a side, of the picture as it is shown
 MOST_IMAGES = 20  # of one query
+TOO_MANY = f"One search takes {MOST_IMAGES} images at most."
 
 
 class RefinementError(Exception):
@@ -83,7 +84,7 @@ def ask_with_several(
         return ask_with_file(contents[0], user)
     others = [one for one in beside.pictures() if one.status != QueryStatus.FAILED] if beside else []
     if len(others) + len(contents) + len(refused) > MOST_IMAGES:
-        raise RefinementError(f"One search takes {MOST_IMAGES} images at most.")
+        raise RefinementError(TOO_MANY)
     with transaction.atomic():
         parts = [
             query_of_file(content, user, names[number] if number < len(names) else "")
@@ -133,6 +134,8 @@ def ask_refined(query: Query, user: Asker) -> Query:
     again. `query` keeps its own: undoing is going back to it. Marks are a person's own; who refines what a
     colleague has refined begins again from the original query.
     """
+    if query.status != QueryStatus.ANSWERED or query.has_lost_embeddings():
+        raise RefinementError("This search has no results that it could be refined by.")
     marks = Mark.objects.filter(query=query, created_by=account(user))
     if not marks:
         raise RefinementError("Mark at least one result as relevant or not relevant first.")

@@ -1,10 +1,12 @@
 """Relevance feedback: what people say of results, and what they have said."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from django.contrib.auth.models import AnonymousUser, User
 
 from ingest.models import Image
+from search.addresses import filters_of
 from search.models import Mark, Query
 
 
@@ -41,3 +43,8 @@ def mark(query: Query, image: Image, user: User | AnonymousUser, is_relevant: bo
         Mark.objects.update_or_create(
             query=query, image=image, created_by_id=user.pk, defaults={"is_relevant": is_relevant}
         )
+
+
+def marking_context(query: Query, user: User | AnonymousUser, page: str) -> dict[str, Any]:
+    """What the marks of result cards and the bar above them show. page: that of the results they are on."""
+    return {"marks": marks_of(query, user), "page_address": page, "filters": filters_of(page)}

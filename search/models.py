@@ -115,6 +115,12 @@ class QueryStatus(models.TextChoices):
     FAILED = "failed", "failed"
 
 
+class QueryQuerySet(models.QuerySet["Query"]):
+    def asked_by(self, user_id: int | None) -> "QueryQuerySet":
+        """A person's searches; one to which they have added pictures stands in what it became a part of."""
+        return self.filter(created_by=user_id).exclude(wholes__created_by=user_id)
+
+
 class Query(models.Model):
     """A query image and what the network saw in it. Ranking it again never runs the network again."""
 
@@ -176,6 +182,8 @@ class Query(models.Model):
     group_key = models.CharField(max_length=32, blank=True, help_text="Keyed hash of the query's patient.")
     reading_seconds = models.FloatField(null=True)
     network_seconds = models.FloatField(null=True)
+
+    objects = QueryQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at"]

@@ -19,9 +19,10 @@ from django_htmx.middleware import HtmxDetails
 from ingest.models import Dataset, Image
 from search import answering
 from search.activity import current_activity
+from search.asking_forms import RegionForm
 from search.forms import VIEWS, SearchForm
 from search.images import neighbours_of, readable_tags, seen_by_active_version
-from search.marking import marks_of
+from search.marking import marking_context
 from search.models import Query, QueryStatus
 from search.previews import preview_response
 from search.ranking import Plan
@@ -30,7 +31,6 @@ from search.retrieval import PAGE_SIZE, ResultPage, search, server_timing
 WAIT_SECONDS = 2.0  # for the answer, before the page says that it is being worked on
 POLL_WAIT_SECONDS = 0.3
 RECENT_QUERIES = 12
-REGION = [("left", 25), ("top", 25), ("right", 75), ("bottom", 75)]  # per cent, to begin with
 NEIGHBOURS = 24
 
 
@@ -76,13 +76,18 @@ def home(request: Request) -> HttpResponse:
 
 
 def render_home(request: Request, error: str = "", status: int = 200) -> HttpResponse:
-    recent = Query.objects.filter(created_by=request.user.pk).defer("fc1", "projection")[:RECENT_QUERIES]
-    context = {"activity": current_activity(), "recent_queries": recent, **upload_context(error)}
+    mine = Query.objects.asked_by(request.user.pk).defer("fc1", "projection")[:RECENT_QUERIES]
+    context = {"activity": current_activity(), "recent_queries": mine, **upload_context(error)}
     return render(request, "search/home.html", context, status=status)
 
 
 def upload_context(error: str = "", compact: bool = False) -> dict[str, Any]:
-    return {"upload_error": error, "upload_limit_bytes": settings.MAX_UPLOAD_BYTES, "compact": compact}
+    return {
+        "upload_error": error,
+        "upload_limit_bytes": settings.MAX_UPLOAD_BYTES,
+        "most_images": answering.MOST_IMAGES,
+        "compact": compact,
+    }
 
 
 @require_safe
@@ -99,7 +104,7 @@ def status(request: Request) -> HttpResponse:
 def query_detail(request: Request, pk: UUID) -> HttpResponse:
     query = get_object_or_404(Query.objects.select_related("model_version", "image", "parent"), pk=pk)
     query.wait(POLL_WAIT_SECONDS if request.htmx else WAIT_SECONDS)
-    context = {"query": query, "region_edges": REGION, **upload_context()}
+    context = {"query": query, "region_form": RegionForm(), **upload_context()}
     if query.status == QueryStatus.ANSWERED and not query.has_lost_embeddings():
         context |= results_context(request, query)
     response = render(request, query_template(request), context)
@@ -122,7 +127,7 @@ def results_context(request: Request, query: Query) -> dict[str, Any]:
         "form": form,
         "options": options,
         "result": result,
-        "marks": marks_of(query, request.user),
+        **marking_context(query, request.user, request.get_full_path()),
         "page_range": numbers_of_pages(result),
         "datasets": list(Dataset.objects.values_list("name", flat=True)),
         "views": VIEWS,

@@ -10,6 +10,7 @@
     const zone = form();
     if (!zone || !files.length || zone.classList.contains("is-sending")) return;
     const tooLarge = files.find((file) => file.size > Number(zone.dataset.maxBytes));
+    if (files.length > Number(zone.dataset.mostImages)) return say(`One search takes ${zone.dataset.mostImages} images at most.`);
     if (tooLarge) return say(`${tooLarge.name} is larger than ${zone.dataset.maxText}, the most that is taken.`);
     say("");
     const transfer = new DataTransfer();
