@@ -9,11 +9,11 @@ from django.http import HttpRequest
 from search import accounts_admin, index_admin  # noqa: F401 - registers them
 from search.models import Embedding, Query
 
-VECTORS = ("fc1", "projection")
+VECTORS: tuple[str, ...] = ("fc1", "projection")
 
 
 class WithoutVectorsAdmin(admin.ModelAdmin[Any]):
-    exclude = VECTORS
+    exclude: tuple[str, ...] = VECTORS
     show_full_result_count = False
     list_per_page = 50
 

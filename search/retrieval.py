@@ -83,8 +83,8 @@ def result_page(query: Query, options: SearchOptions, page: int, page_size: int)
     index = index_of(query)
     filtered = images_filtered(query, options)
     own = [] if options.own else own_embeddings(query)
-    tally = tally_of(filtered, own, query, options)
     organs = OrganNames()
+    tally = [row for row in tally_of(filtered, own, query, options) if row[0] in organs.names]  # still there
     searched = searched_organs(query, options)
     in_scope = {organs.ids.get(name, -1) for name in searched} or {organ for organ, _, _ in tally}
     kept: Counter[int] = Counter()

@@ -179,7 +179,7 @@ def test_filtered_pages_are_full_and_right(collection: Collection, options: Sear
 
 
 def test_a_filter_that_keeps_little_of_what_is_near_is_answered_in_full(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
+    collection: Collection,
 ) -> None:
     """What the filter keeps may lie anywhere: where the index gives up, a scan answers."""
     with connection.cursor() as cursor:
