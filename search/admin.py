@@ -1,6 +1,6 @@
 """Queries and embeddings in the admin: to read, without their vectors. The rest: what is imported here."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -9,11 +9,11 @@ from django.http import HttpRequest
 from search import accounts_admin, index_admin  # noqa: F401 - registers them
 from search.models import Embedding, Query
 
-VECTORS: tuple[str, ...] = ("fc1", "projection")
+VECTORS = ("fc1", "projection")
 
 
 class WithoutVectorsAdmin(admin.ModelAdmin[Any]):
-    exclude: tuple[str, ...] = VECTORS
+    exclude: ClassVar[tuple[str, ...]] = VECTORS
     show_full_result_count = False
     list_per_page = 50
 
