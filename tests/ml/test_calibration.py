@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml.calibration import (
+    Calibration,
     area_under_roc,
     energy,
     fit_calibration,
@@ -16,7 +17,7 @@ from ml.calibration import (
     nearest_distances,
     reliability,
     softmax,
-    threshold,
+    thresholds,
 )
 
 
@@ -65,12 +66,56 @@ def test_softmax_and_energy_agree_with_torch() -> None:
     assert np.allclose(energy(logits), -torch.logsumexp(torch.from_numpy(logits), 1), rtol=1e-5)
 
 
-def test_a_threshold_lets_95_of_100_pass() -> None:
-    scores = np.random.default_rng(0).normal(size=1000)
-    bound = threshold(scores)
-    assert bound is not None
-    assert (scores <= bound).mean() == pytest.approx(0.95, abs=0.002)
-    assert threshold(np.array([])) is None
+@given(st.integers(1, 400), st.floats(-1, 1), st.integers(0, 10**6))
+def test_both_thresholds_together_let_95_of_100_pass(number: int, correlation: float, seed: int) -> None:
+    """However the two scores hang together, an image passes that exceeds neither."""
+    energies, distances = np.random.default_rng(seed).normal(size=(2, number))
+    distances = correlation * energies + np.sqrt(1 - correlation**2) * distances
+    energy_threshold, distance_threshold = thresholds(energies, distances)
+    assert energy_threshold is not None
+    assert distance_threshold is not None
+    passed = (energies <= energy_threshold) & (distances <= distance_threshold)
+    assert 0.95 <= passed.mean() <= 0.95 + 3 / number
+    # The same quantile of both: neither score alone decides.
+    places = [(energies <= energy_threshold).mean(), (distances <= distance_threshold).mean()]
+    assert abs(places[0] - places[1]) <= 1.5 / number
+
+
+def test_equal_scores_pass_together() -> None:
+    energies = np.repeat([1.0, 2.0], [97, 3])
+    assert thresholds(energies, np.zeros(100)) == (1.0, 0.0)
+    assert thresholds(np.ones(10), np.zeros(10)) == (1.0, 0.0)
+    assert thresholds(np.array([3.0]), np.array([4.0])) == (3.0, 4.0)
+
+
+def test_without_images_there_is_no_threshold() -> None:
+    assert thresholds(np.array([]), np.array([])) == (None, None)
+    assert thresholds(np.array([1.0]), np.array([])) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("energy_threshold", "distance_threshold", "energy", "distance", "expected"),
+    [
+        (-5.0, 10.0, -6.0, 9.0, False),
+        (-5.0, 10.0, -5.0, 10.0, False),  # what the threshold was fitted on passes
+        (-5.0, 10.0, -4.9, 9.0, True),
+        (-5.0, 10.0, -6.0, 10.1, True),
+        (-5.0, 10.0, -6.0, None, False),  # nothing in the collection to be near to
+        (-5.0, None, -4.0, 1e9, True),
+        (None, 10.0, 1e9, 9.0, False),
+        (-5.0, None, None, 9.0, None),
+        (None, None, -4.0, 9.0, None),
+    ],
+)
+def test_an_image_is_unlike_by_either_score(
+    energy_threshold: float | None,
+    distance_threshold: float | None,
+    energy: float | None,
+    distance: float | None,
+    expected: bool | None,
+) -> None:
+    fitted = Calibration(energy_threshold=energy_threshold, distance_threshold=distance_threshold)
+    assert fitted.is_unlike(energy, distance) is expected
 
 
 @given(
@@ -96,9 +141,8 @@ def test_a_calibration_holds_all_that_was_fitted() -> None:
     fitted = fit_calibration(logits, None, distances, labels, np.full(2000, -1))
     assert fitted.organ_temperature == pytest.approx(2.0, rel=0.1)
     assert fitted.modality_temperature == 1.0
-    assert fitted.distance_threshold == pytest.approx(0.95, abs=0.001)
-    assert fitted.energy_threshold is not None
-    assert (energy(logits) > fitted.energy_threshold).mean() == pytest.approx(0.05, abs=0.002)
+    unlike = [fitted.is_unlike(*pair) for pair in zip(energy(logits), distances, strict=True)]
+    assert np.mean(unlike) == pytest.approx(0.05, abs=0.002)
 
 
 def test_what_the_network_gave_is_told_from_what_calibration_made_of_it() -> None:
