@@ -56,8 +56,9 @@ def fit_to_sample(index: VersionIndex, ids: list[int]) -> None:
         index.near_duplicate = float(np.percentile(nearest, NEAR_DUPLICATE_PERCENTILE))
 
 
-def distances_between(some: NDArray[np.float32], others: NDArray[np.float32]) -> NDArray[np.float32]:
-    """float32 (N, M)."""
+def distances_between(some: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.float32]:
+    """float32 (N, M); of large squares little may be left, which float32 does not hold."""
+    some, others = some.astype(np.float64), others.astype(np.float64)
     squared = (some**2).sum(1)[:, None] + (others**2).sum(1) - 2 * some @ others.T
     return np.asarray(np.sqrt(np.maximum(squared, 0)), np.float32)
 

@@ -27,7 +27,7 @@ from ml.checkpoint import (
 )
 from ml.network import OrganNetwork
 from ml.preprocess import Preprocessing
-from ml.projection import fit_projection
+from ml.projection import Projection
 from tests.factories import save_tiny_checkpoint, tiny_shape
 
 HUGE = 10**12
@@ -72,7 +72,8 @@ def rewrite_weights(folder: Path, alter: Callable[[dict[str, torch.Tensor]], obj
 
 def test_a_checkpoint_rebuilds_everything(tmp_path: Path) -> None:
     network = OrganNetwork(tiny_shape())
-    projection = fit_projection(np.random.default_rng(0).random((30, 4096), np.float32))
+    mean, *components = np.random.default_rng(0).random((513, 4096), np.float32)
+    projection = Projection(mean, np.stack(components))
     saved = Checkpoint(
         network,
         Preprocessing(0.3, 0.2),
@@ -97,18 +98,45 @@ def test_a_checkpoint_rebuilds_everything(tmp_path: Path) -> None:
     assert torch.equal(loaded.network(x).fc1, network.eval()(x).fc1)
 
 
+def older(folder: Path, version: int) -> None:
+    """As the first versions of the format were, with 128 dimensions of the projection."""
+    later = {"training", "calibration", "product_version"} if version == 1 else set()
+    write(folder, {k: v for k, v in read(folder).items() if k not in later} | {"format_version": version})
+
+    def narrow(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["projection.components"] = tensors["projection.components"][:128].clone()
+
+    rewrite_weights(folder, narrow)
+    if version == 1:
+        write(folder, {k: v for k, v in read(folder).items() if k != "sha256"})
+
+
 def test_a_checkpoint_of_the_first_format_loads(folder: Path) -> None:
-    later = {"sha256", "training", "calibration", "product_version"}
-    rewrite_weights(
-        folder,
-        lambda tensors: tensors.update(
-            {"projection.components": tensors["projection.components"][:128].clone()}
-        ),
-    )
-    write(folder, {k: v for k, v in read(folder).items() if k not in later} | {"format_version": 1})
+    older(folder, 1)
+    loaded = load_checkpoint(folder)
+    assert (loaded.training, loaded.calibration, loaded.product_version) == ({}, Calibration(), "")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_projection_is_filled_up(folder: Path, version: int) -> None:
+    """What was projected before it was wider is what is projected now, and zeros."""
+    before = load_checkpoint(folder)
+    older(folder, version)
     loaded = load_checkpoint(folder)
     assert loaded.projection.components.shape == (512, 4096)
-    assert (loaded.training, loaded.calibration, loaded.product_version) == ({}, Calibration(), "")
+    fc1 = np.random.default_rng(0).random((3, 4096), np.float32)
+    assert np.allclose(loaded.projection(fc1)[:, :128], before.projection(fc1)[:, :128], atol=1e-5)
+    assert not loaded.projection(fc1)[:, 128:].any()
+
+
+def test_a_projection_of_another_width_than_its_format_says_is_refused(folder: Path) -> None:
+    change(folder, format_version=2)
+    with pytest.raises(CheckpointError, match="weights do not fit its description"):
+        load_checkpoint(folder)
+    change(folder, format_version=3)
+    rewrite_weights(folder, lambda tensors: tensors.update({"projection.components": torch.eye(128, 4096)}))
+    with pytest.raises(CheckpointError, match="weights do not fit its description"):
+        load_checkpoint(folder)
 
 
 def test_what_a_reader_does_not_know_beside_the_network_is_left_alone(folder: Path) -> None:
@@ -119,9 +147,7 @@ def test_what_a_reader_does_not_know_beside_the_network_is_left_alone(folder: Pa
 
 def test_a_newer_format_is_told(folder: Path) -> None:
     change(folder, format_version=FORMAT_VERSION + 1)
-    with pytest.raises(
-        CheckpointError, match=rf"has format version {FORMAT_VERSION + 1}; .* A newer version of the product"
-    ):
+    with pytest.raises(CheckpointError, match=r"has format version 4; .* A newer version of the product"):
         load_checkpoint(folder)
 
 

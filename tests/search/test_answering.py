@@ -81,7 +81,7 @@ def test_scope_and_filters(model_version: ModelVersion) -> None:
     index_all()
     query = answering.ask_with_file(png_bytes(seed=77), None)
     answering.answer(query)
-    own = search(query, SearchOptions())
+    own = search(query, SearchOptions(scope=Scope.PREDICTED))
     assert {hit.organ for hit in own.hits} == {query.predicted_organ}
     assert own.total == 4
     everything = search(query, SearchOptions(scope=Scope.ALL))

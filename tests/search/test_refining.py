@@ -61,6 +61,13 @@ def test_several_images_are_their_mean_in_their_usual_length() -> None:
 
 def test_organs_called_relevant_count_as_much_as_the_network() -> None:
     seen = {"brain": 0.8, "chest": 0.2}
-    assert probabilities_after(seen, []) == seen
-    found = probabilities_after(seen, ["chest", "chest", "knee"])
+    assert probabilities_after(seen, [], []) == seen
+    found = probabilities_after(seen, ["chest", "chest", "knee"], [])
     assert found == pytest.approx({"brain": 0.2, "chest": 0.55, "knee": 0.25})
+
+
+def test_organs_called_irrelevant_lose_what_the_network_saw() -> None:
+    seen = {"brain": 0.8, "chest": 0.2}
+    found = probabilities_after(seen, [], ["brain"] * 3)
+    assert found == pytest.approx({"brain": 0.5, "chest": 0.5})
+    assert probabilities_after(seen, ["brain"], ["brain"])["brain"] == pytest.approx(1.4 / 1.6)
