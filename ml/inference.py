@@ -35,6 +35,7 @@ class ImageDescriber:
         self._preprocessing = checkpoint.preprocessing
         self._mean = torch.from_numpy(checkpoint.projection.mean)
         self._components = torch.from_numpy(checkpoint.projection.components)
+        self._keeps_remainder = checkpoint.projection.keeps_remainder
 
     @classmethod
     def from_checkpoint(cls, folder: Path, engine: str = "auto") -> "ImageDescriber":
@@ -61,8 +62,9 @@ class ImageDescriber:
         """float32 (N, 512) from (N, 4096), as Projection does, but by PyTorch: see quiet_beside."""
         centred = torch.from_numpy(fc1) - self._mean
         projected = centred @ self._components.T
-        left = centred.square().sum(dim=1) - projected[:, :-1].square().sum(dim=1)
-        projected[:, -1] = left.clamp_min(0).sqrt()
+        if self._keeps_remainder:
+            left = centred.square().sum(dim=1) - projected[:, :-1].square().sum(dim=1)
+            projected[:, -1] = left.clamp_min(0).sqrt()
         found: NDArray[np.float32] = projected.numpy()
         return found
 

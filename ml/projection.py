@@ -20,12 +20,18 @@ class Projection:
     mean: NDArray[np.float32]  # (4096,)
     components: NDArray[np.float32]  # (512, 4096), orthonormal rows, the first ones tell most
 
+    @property
+    def keeps_remainder(self) -> bool:
+        """Those of earlier versions have fewer components, filled up with zeros, and keep no remainder."""
+        return bool(self.components[-1].any())
+
     def __call__(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (N, 512) from float32 (N, 4096)."""
         centred = fc1 - self.mean
         projected = np.asarray(centred @ self.components.T, np.float32)
-        left = (centred**2).sum(axis=1) - (projected[:, :-1] ** 2).sum(axis=1)
-        projected[:, -1] = np.sqrt(np.maximum(left, 0))
+        if self.keeps_remainder:
+            left = (centred**2).sum(axis=1) - (projected[:, :-1] ** 2).sum(axis=1)
+            projected[:, -1] = np.sqrt(np.maximum(left, 0))
         return projected
 
 
