@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 from typing import Any
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from django.core.cache import cache
 from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
+from django.db import connection
 
 from ingest.models import Image
 from ml.models import ModelVersion
+from search import hnsw, ranking
 from search.models import Query, QueryStatus
 from tests import factories
 
@@ -26,6 +30,18 @@ def collection(model_version: ModelVersion) -> list[Image]:
         factories.make_embedding(image, model_version, fc1)
         images.append(image)
     return images
+
+
+@pytest.fixture
+def few_are_many(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A dozen images count as so many that they need an HNSW index. None is left behind."""
+    monkeypatch.setattr(hnsw, "LEAST_ROWS", 2)
+    monkeypatch.setattr(ranking, "EXACT_SCAN_ROWS", 2)
+    yield
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'i' AND relname ~ '^embedding_hnsw_'")
+        for (name,) in cursor.fetchall():
+            hnsw.drop_index(name)
 
 
 @pytest.fixture
