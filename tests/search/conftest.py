@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 from django.core.cache import cache
