@@ -45,7 +45,7 @@ class Hit:
     modality_is_predicted: bool
     dataset: str
     file: str
-    is_other_organ: bool  # than the one predicted for the query
+    is_other_organ: bool  # than the likely one, or the two, of the query
     match: Match | None  # None until the version's index is fitted
     more_of_series: int  # other images of its series that the filters keep
     nearly_same: int  # images nearly the same that it stands for
@@ -244,7 +244,7 @@ def as_hit(
         modality_is_predicted=image.modality_id is None,
         dataset=image.dataset.name,
         file=image.source_path,
-        is_other_organ=organ != query.predicted_organ,
+        is_other_organ=organ not in query.likely_organs,
         match=match_of(case.distance, index),
         more_of_series=more_of_series,
         nearly_same=case.nearly_same,

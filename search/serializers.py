@@ -54,7 +54,9 @@ class HitSerializer(serializers.Serializer[Hit]):
     organ_is_predicted = serializers.BooleanField()
     modality = serializers.CharField(allow_blank=True)
     modality_is_predicted = serializers.BooleanField()
-    is_other_organ = serializers.BooleanField(help_text="Than the one that the network sees in the query.")
+    is_other_organ = serializers.BooleanField(
+        help_text="Than the one, or the two while the network is not sure, likely for the query."
+    )
     dataset = serializers.CharField()
     more_of_series = serializers.IntegerField(help_text="Other images of its series that the filters keep.")
     nearly_same = serializers.IntegerField(help_text="Images nearly the same that it stands for.")

@@ -116,6 +116,7 @@ def tiny_shape(organs: int = 2, modalities: int = 2) -> Any:
 def save_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
     import torch
 
+    from ml.calibration import Calibration
     from ml.checkpoint import Checkpoint, save_checkpoint
     from ml.network import OrganNetwork, initialise_for_relu
     from ml.preprocess import Preprocessing
@@ -126,7 +127,11 @@ def save_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
     initialise_for_relu(network)
     # Every eighth unit of FC1: as orthonormal as what a training fits, without its seconds.
     projection = Projection(np.zeros(4096, np.float32), np.eye(4096, dtype=np.float32)[::8].copy())
-    save_checkpoint(Checkpoint(network, Preprocessing(), projection, ORGANS, MODALITIES, "default"), folder)
+    calibration = Calibration(organ_temperature=0.05)  # as sure of an organ as a trained network
+    checkpoint = Checkpoint(
+        network, Preprocessing(), projection, ORGANS, MODALITIES, "default", calibration=calibration
+    )
+    save_checkpoint(checkpoint, folder)
 
 
 def make_model_version(status: str = VersionStatus.ACTIVE, seed: int = 0) -> ModelVersion:
