@@ -19,7 +19,8 @@ def results(open_page: OpenPage) -> Page:
     page = open_page()
     search_with(page, png_file())
     page.get_by_role("link", name="Whole collection").click()
-    expect(count(page)).to_have_text("30 images · page 1 of 2")
+    expect(page).to_have_url(re.compile(r"\?scope=all$"))
+    expect(count(page)).to_have_text("30 images · page 1")
     return page
 
 
@@ -46,7 +47,7 @@ def test_pages_go_on_counting(results: Page) -> None:
     results.get_by_role("link", name="Next").click()
 
     expect(results).to_have_url(re.compile(r"\?scope=all&page=2$"))
-    expect(count(results)).to_contain_text("page 2 of 2")
+    expect(count(results)).to_contain_text("page 2")
     assert ranks(results) == list(range(25, 31))
     assert not set(found_images(results)) & set(first_page)
 
@@ -85,7 +86,7 @@ def test_going_back_from_an_image_restores_the_page(results: Page) -> None:
 
     results.go_back()
 
-    expect(count(results)).to_contain_text("page 2 of 2")
+    expect(count(results)).to_contain_text("page 2")
 
 
 def test_colleague_sees_the_same_at_the_same_address(results: Page, open_page: OpenPage) -> None:

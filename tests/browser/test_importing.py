@@ -126,7 +126,8 @@ def test_imported_dicom_is_found_and_names_nobody(open_page: OpenPage) -> None:
 
     search_with(open_search(page), dicom_file())
     assert not names_anybody(page)
-    page.get_by_role("link", name="Whole collection").click()
+    page.get_by_role("switch", name="own patient and duplicates").click()
+    page.get_by_role("link", name="image", exact=True).click()
     page.locator(f"#results a[href='/images/{image.pk}/']").click()
 
     expect(page.get_by_role("heading", name=f"Image {image.pk}")).to_be_visible()

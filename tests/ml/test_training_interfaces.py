@@ -10,7 +10,7 @@ from django.test import Client
 
 from ingest.models import Dataset
 from ml.models import ModelVersion, RunStatus, TrainingRun, VersionStatus
-from search.indexing import index_next_batch
+from search.indexing import index_next_batch, prepare_versions
 from tests.factories import make_image, make_model_version
 
 pytestmark = pytest.mark.django_db
@@ -81,6 +81,7 @@ def test_activating_and_bringing_back_from_the_admin(
         response = client.post(f"{ADMIN}/modelversion/", form, follow=True)
         assert "goes into service as soon as the collection is indexed" in response.content.decode().lower()
         index_next_batch()
+        prepare_versions()
         wanted.refresh_from_db()
         other.refresh_from_db()
         assert (wanted.status, other.status) == (VersionStatus.ACTIVE, VersionStatus.RETIRED)
