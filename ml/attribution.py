@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-PATCH, STRIDE = 48, 16  # pixels of the 256 of a rendition; chosen by benchmarks/attribution.py
+PATCH, STRIDE = 48, 16  # pixels of the 256 of a rendition; see benchmarks/attribution.py
 
 Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # renditions (N, 256, 256) -> FC1 (N, 4096)
 

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from search.models import PROJECTION_DIMENSIONS, Embedding, VersionIndex, as_array
+from search.fitting import distances_between
+from search.models import Embedding, VersionIndex, as_array
 from search.options import Collapse
 from search.ranking import Ranking
 
+BLOCK = 256  # cases compared with those before them at a time
 MOST_RANKED = 10_000  # images that one can page through; nobody reads on, and each costs a look at its FC1
 
 
@@ -58,7 +61,7 @@ def collapsed(ranking: Ranking, collapse: Collapse, near_duplicate: float | None
     )
     known = {pk: (series, group, as_array(projection)) for pk, series, group, projection in rows}
     cases: list[Case] = []
-    heads = np.empty((len(ranked), PROJECTION_DIMENSIONS), np.float32)
+    projections = []
     seen: set[str] = set()
     for pk, distance in ranked:
         if pk not in known:  # deleted since
@@ -68,11 +71,30 @@ def collapsed(ranking: Ranking, collapse: Collapse, near_duplicate: float | None
         if key and key in seen:
             continue
         seen.add(key)
-        if near_duplicate and cases:
-            apart = np.linalg.norm(heads[: len(cases)] - projection, axis=1)
-            if (nearest := int(apart.argmin())) is not None and apart[nearest] < near_duplicate:
-                cases[nearest].nearly_same += 1
-                continue
-        heads[len(cases)] = projection
         cases.append(Case(pk, distance, series))
-    return cases
+        projections.append(projection)
+    return without_near_duplicates(cases, projections, near_duplicate) if near_duplicate else cases
+
+
+def without_near_duplicates(
+    cases: list[Case], projections: list[NDArray[np.float32]], nearer_than: float
+) -> list[Case]:
+    """Those that are not nearly the same as one before them, which stands for them and counts them."""
+    heads: list[int] = []
+    for start in range(0, len(cases), BLOCK):
+        block = np.stack(projections[start : start + BLOCK])
+        inside = distances_between(block, block)
+        earlier = distances_between(
+            block, np.array([projections[head] for head in heads]).reshape(-1, block.shape[1])
+        )
+        new: list[int] = []
+        for number in range(len(block)):
+            apart = np.concatenate([earlier[number], inside[number, new]])
+            if apart.size and apart.min() < nearer_than:
+                nearest = int(apart.argmin())
+                head = heads[nearest] if nearest < len(heads) else start + new[nearest - len(heads)]
+                cases[head].nearly_same += 1
+            else:
+                new.append(number)
+        heads += [start + number for number in new]
+    return [cases[head] for head in heads]
