@@ -43,7 +43,7 @@ class ReplicaRouter:
         return True  # they hold the same rows
 
     def allow_migrate(self, db: str, app_label: str, **hints: object) -> bool:
-        return db == DEFAULT_DB_ALIAS
+        return not db.startswith("replica")  # they have what the primary has
 
 
 @contextmanager

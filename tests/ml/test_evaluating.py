@@ -46,7 +46,7 @@ def test_the_active_version_is_measured_and_kept(
     assert report["organ_accuracy"] == np.trace(report["confusion"]) / 4
     assert report["retrieval"]["predicted"]["organ"]["map"] == report["organ_accuracy"]
     assert len(report["retrieval"]["all"]["organ"]["curve"]["precision"]) == 101
-    assert report["calibration"]["temperature"] == 1
+    assert report["calibration"]["temperature"] == 0.05
     assert sum(entry["images"] for entry in report["calibration"]["after"]["bins"]) == 4
     assert set(report["intervals"]) == {"organ_accuracy", "modality_accuracy", "organ_macro"}
 

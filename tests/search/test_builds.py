@@ -15,7 +15,7 @@ from ml.locks import locked
 from ml.models import ModelVersion, VersionStatus
 from search import hnsw, indexing, tasks
 from search.models import Embedding, Query, QueryStatus, VersionIndex
-from search.ranking import Path, Point, Ranking
+from search.ranking import Point, Ranking
 from tests.factories import make_embedding, make_image, make_model_version
 from tests.processes import wait_until
 
@@ -145,7 +145,6 @@ def test_index_that_could_not_be_built_is_told_and_built_again(
     assert (index.has_hnsw, index.error) == (True, "")
     assert not indexing.needs_preparing(described)
     assert client.get("/api/v1/status/").json()["warnings"] == []
-    assert search(described).plans[0].path == Path.HNSW
 
 
 def test_index_that_is_lost_is_built_again(described: ModelVersion) -> None:
