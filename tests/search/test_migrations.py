@@ -100,7 +100,7 @@ def test_embeddings_of_the_earlier_search_are_carried_over(earlier: Any) -> None
     assert (image.patient_age_years, image.patient_sex, image.view_position) == (63, "F", "PA")
     thorax = apps.get_model("ingest", "Image").objects.using(ALIAS).get(pk=images[1])
     assert thorax.words == "'thorax':1"
-    apps.get_model("ingest", "Image").objects.using(ALIAS).filter(pk=images[0]).update(organ=thorax.organ)
+    apps.get_model("ingest", "Image").objects.using(ALIAS).filter(pk=images[0]).update(organ=thorax.organ_id)
     assert embeddings.values_list("organ__name", flat=True)[0] == "chest"  # the triggers are there
 
 
