@@ -17,9 +17,9 @@ from rest_framework.response import Response
 
 from ingest.models import Image
 from ml.api import MayDoAction
-from search import answering
+from search import asking
 from search.activity import current_activity
-from search.answering import RefinementError
+from search.asking import RefinementError
 from search.asking_forms import sort_out
 from search.explaining import ask_why
 from search.marking import mark, marks_of
@@ -89,12 +89,12 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         asked.is_valid(raise_exception=True)
         data = asked.validated_data
         if image := data.get("image_id"):
-            return self.asked(answering.ask_with_image(image, request.user))
+            return self.asked(asking.ask_with_image(image, request.user))
         taken, refused = sort_out(data["file"])
         if not taken:
             raise ValidationError({"file": [sentence for _, sentence in refused]})
         with refused_with_sentence():
-            query = answering.ask_with_several(
+            query = asking.ask_with_several(
                 [file.read() for file in taken],
                 request.user,
                 names=[file.name or "" for file in taken],
@@ -157,7 +157,7 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         asked.is_valid(raise_exception=True)
         edges = [asked.validated_data[name] for name in ("left", "top", "right", "bottom")]
         with refused_with_sentence():
-            return self.asked(answering.ask_with_region(query, edges, request.user))
+            return self.asked(asking.ask_with_region(query, edges, request.user))
 
     @extend_schema(responses=MarksSerializer)
     @action(detail=True, pagination_class=None)
@@ -185,7 +185,7 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         """Search anew with the query moved by one's marks on its results."""
         query = self.get_object()
         with refused_with_sentence():
-            return self.asked(answering.ask_refined(query, request.user))
+            return self.asked(asking.ask_refined(query, request.user))
 
     @extend_schema(request=None, responses=QuerySerializer)
     @action(detail=True, methods=["post"])

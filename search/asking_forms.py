@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.files.uploadedfile import UploadedFile
 from django.template.defaultfilters import filesizeformat
 
-from search.answering import MOST_IMAGES, TOO_MANY
+from search.asking import MOST_IMAGES, TOO_MANY
 
 NO_FILE = "Choose an image to search with."
 

@@ -10,9 +10,9 @@ from django.views.decorators.http import require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
 from ingest.models import Image
-from search import answering
+from search import asking
 from search.addresses import address_of, filters_of, way_back
-from search.answering import RefinementError
+from search.asking import RefinementError
 from search.asking_forms import MarkForm, RegionForm, sort_out, why_none
 from search.marking import mark, marking_context
 from search.models import Query
@@ -30,7 +30,7 @@ def query_create(request: Request) -> HttpResponse:
     if not taken:
         return not_asked(request, why_none(refused))
     try:
-        query = answering.ask_with_several(
+        query = asking.ask_with_several(
             [file.read() for file in taken],
             request.user,
             names=[file.name or "" for file in taken],
@@ -82,7 +82,7 @@ def query_region(request: Request, pk: UUID) -> HttpResponse:
     try:
         if not form.is_valid():
             raise RefinementError(NO_EDGES)
-        return go_to(request, answering.ask_with_region(query, form.region(), request.user))
+        return go_to(request, asking.ask_with_region(query, form.region(), request.user))
     except RefinementError as error:
         context = {"query": query, "region_form": form, "region_error": str(error)}
         template = "search/_region.html" if request.htmx else "search/query_region.html"
@@ -111,7 +111,7 @@ def query_refine(request: Request, pk: UUID) -> HttpResponse:
     query = get_object_or_404(Query, pk=pk)
     page = way_back(request.POST.get("next", ""), query)
     try:
-        refined = answering.ask_refined(query, request.user)
+        refined = asking.ask_refined(query, request.user)
     except RefinementError as error:
         messages.error(request, str(error))
         return redirect(page)
@@ -135,4 +135,4 @@ def query_newest(request: Request, pk: UUID) -> HttpResponse:
 def query_again(request: Request, pk: UUID) -> HttpResponse:
     """Ask again with the same pictures, by the model that is in service now."""
     query = get_object_or_404(Query, pk=pk)
-    return redirect(address_of(answering.ask_again(query, request.user)))
+    return redirect(address_of(asking.ask_again(query, request.user)))

@@ -17,7 +17,7 @@ from django_htmx.http import HttpResponseClientRefresh
 from django_htmx.middleware import HtmxDetails
 
 from ingest.models import Dataset, Image
-from search import answering
+from search import asking
 from search.activity import current_activity
 from search.asking_forms import RegionForm
 from search.forms import VIEWS, SearchForm
@@ -85,7 +85,7 @@ def upload_context(error: str = "", compact: bool = False) -> dict[str, Any]:
     return {
         "upload_error": error,
         "upload_limit_bytes": settings.MAX_UPLOAD_BYTES,
-        "most_images": answering.MOST_IMAGES,
+        "most_images": asking.MOST_IMAGES,
         "compact": compact,
     }
 
@@ -180,4 +180,4 @@ def image_detail(request: Request, pk: int) -> HttpResponse:
 @requires("search.add_query")
 def image_search(request: Request, pk: int) -> HttpResponse:
     image = get_object_or_404(Image, pk=pk)
-    return redirect("search:query_detail", answering.ask_with_image(image, request.user).pk)
+    return redirect("search:query_detail", asking.ask_with_image(image, request.user).pk)

@@ -19,7 +19,7 @@ from ingest.receiving import open_batch, receive_file
 from ingest.tasks import import_queued_files
 from ml.models import ModelVersion
 from ml.workers import engines_at_work
-from search import answering
+from search import asking
 from search.models import Embedding, Query, QueryStatus
 from search.tasks import answer_waiting_queries, index_images
 from tests.factories import dicom_bytes, make_image, png_bytes
@@ -114,7 +114,7 @@ def test_a_worker_killed_in_the_middle_loses_no_file(start: Start) -> None:
 
 
 def test_a_query_whose_message_was_lost_is_answered(start: Start, model_version: ModelVersion) -> None:
-    query = answering.ask_with_file(png_bytes(), None)
+    query = asking.ask_with_file(png_bytes(), None)
     forget_messages()
     start("inference")  # looks for what was left undone when it starts
     wait_until(lambda: Query.objects.get(pk=query.pk).status == QueryStatus.ANSWERED, "the answer")
@@ -134,10 +134,10 @@ def test_the_engine_of_a_worker_is_on_the_status_page(
 
 def test_a_query_outlives_a_killed_worker(start: Start, model_version: ModelVersion) -> None:
     worker = start("inference")
-    first = answering.ask_with_file(png_bytes(seed=1), None)
+    first = asking.ask_with_file(png_bytes(seed=1), None)
     wait_until(lambda: Query.objects.get(pk=first.pk).status == QueryStatus.ANSWERED, "the first answer")
     kill(worker)
-    second = answering.ask_with_file(png_bytes(seed=2), None)
+    second = asking.ask_with_file(png_bytes(seed=2), None)
     start("inference")
     wait_until(lambda: Query.objects.get(pk=second.pk).status == QueryStatus.ANSWERED, "the second answer")
 
@@ -147,7 +147,7 @@ def test_tasks_run_twice_change_nothing(model_version: ModelVersion) -> None:
     make_image(1)
     batch = open_batch("ward", "dicom", None)
     receive_file(batch, "a.dcm", dicom_bytes(seed=5))
-    query = answering.ask_with_file(png_bytes(), None)
+    query = asking.ask_with_file(png_bytes(), None)
     for _ in range(2):
         import_queued_files()
         index_images()

@@ -4,7 +4,7 @@ import pytest
 from django.core.files.storage import default_storage
 
 from ml.models import ModelVersion
-from search import answering
+from search import answering, asking
 from search.models import Query, QueryStatus
 from search.retrieval import Scope, SearchOptions, search
 from tests.factories import dicom_bytes, make_image, make_user, png_bytes
@@ -13,7 +13,7 @@ from tests.search.test_indexing import index_all
 
 @pytest.mark.parametrize("content", [png_bytes(seed=1), dicom_bytes(seed=1)], ids=["png", "dicom"])
 def test_uploaded_file_is_described(model_version: ModelVersion, content: bytes) -> None:
-    query = answering.ask_with_file(content, make_user("clinician"))
+    query = asking.ask_with_file(content, make_user("clinician"))
     answering.answer(query)
     query.refresh_from_db()
     assert query.status == QueryStatus.ANSWERED
@@ -25,7 +25,7 @@ def test_uploaded_file_is_described(model_version: ModelVersion, content: bytes)
 
 
 def test_answered_query_is_left_as_it_is(model_version: ModelVersion) -> None:
-    query = answering.ask_with_file(png_bytes(), None)
+    query = asking.ask_with_file(png_bytes(), None)
     answering.answer(query)
     before = query.network_seconds
     answering.answer(query)
@@ -35,7 +35,7 @@ def test_answered_query_is_left_as_it_is(model_version: ModelVersion) -> None:
 
 @pytest.mark.parametrize("content", [b"<html>no image</html>", dicom_bytes()[:400]])
 def test_unreadable_file_fails_with_a_sentence(model_version: ModelVersion, content: bytes) -> None:
-    query = answering.ask_with_file(content, None)
+    query = asking.ask_with_file(content, None)
     answering.answer(query)
     query.refresh_from_db()
     assert query.status == QueryStatus.FAILED
@@ -43,7 +43,7 @@ def test_unreadable_file_fails_with_a_sentence(model_version: ModelVersion, cont
 
 
 def test_query_without_a_model_says_so(db: None) -> None:
-    query = answering.ask_with_file(png_bytes(), None)
+    query = asking.ask_with_file(png_bytes(), None)
     answering.answer(query)
     assert query.error == answering.NO_MODEL
 
@@ -60,7 +60,7 @@ def test_file_of_the_collection_finds_itself_first(model_version: ModelVersion) 
 
 
 def _uploaded(content: bytes) -> dict[str, str]:
-    query = answering.ask_with_file(content, None)
+    query = asking.ask_with_file(content, None)
     values = {"upload": query.upload.name, "sha256": query.sha256}
     query.delete()
     return values
@@ -69,7 +69,7 @@ def _uploaded(content: bytes) -> dict[str, str]:
 def test_image_of_the_collection_is_left_out_of_its_own_results(model_version: ModelVersion) -> None:
     images = [make_image() for _ in range(3)]
     index_all()
-    query = answering.ask_with_image(images[0], None)
+    query = asking.ask_with_image(images[0], None)
     answering.answer(query)
     page = search(query, SearchOptions(scope=Scope.ALL))
     assert sorted(hit.image_id for hit in page.hits) == [images[1].pk, images[2].pk]
@@ -79,7 +79,7 @@ def test_scope_and_filters(model_version: ModelVersion) -> None:
     for number in range(8):
         make_image(organ=["brain", "chest"][number % 2], modality=["CT", "CT", "MR", "MR"][number % 4])
     index_all()
-    query = answering.ask_with_file(png_bytes(seed=77), None)
+    query = asking.ask_with_file(png_bytes(seed=77), None)
     answering.answer(query)
     own = search(query, SearchOptions(scope=Scope.PREDICTED))
     assert {hit.organ for hit in own.hits} == set(query.likely_organs) == set(own.searched_organs)

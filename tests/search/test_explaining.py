@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 
 from ingest.models import Image
 from ml.attribution import likeness, what_matters
-from search import answering, explaining
+from search import answering, asking, explaining
 from search.models import Explanation, Query, QueryStatus
 from tests import factories
 
@@ -20,7 +20,7 @@ ClientOf = Callable[[str | None], Client]
 
 @pytest.fixture
 def asked(collection: list[Image]) -> Query:
-    query = answering.ask_with_file(factories.png_bytes(), None)
+    query = asking.ask_with_file(factories.png_bytes(), None)
     answering.answer(query)
     return query
 
@@ -103,7 +103,7 @@ def test_there_is_none_of_what_is_no_result(
 ) -> None:
     client = client_of("clinician")
     unseen = factories.make_image(seed=77)
-    waiting = answering.ask_with_file(b"x", None)
+    waiting = asking.ask_with_file(b"x", None)
     assert client.get(page_of(asked, unseen)).status_code == 404
     assert client.get(page_of(waiting, collection[0])).status_code == 404
     assert client.get(f"/queries/{asked.pk}/why/999999/").status_code == 404
@@ -122,7 +122,7 @@ def test_a_picture_that_is_gone_is_told(asked: Query, client_of: ClientOf, colle
 def test_a_part_is_explained_by_itself_and_maps_go_with_their_query(
     asked: Query, collection: list[Image]
 ) -> None:
-    part = answering.ask_with_region(asked, [0, 0, 0.5, 0.5], None)
+    part = asking.ask_with_region(asked, [0, 0, 0.5, 0.5], None)
     answering.answer(part)
     explanation = explaining.ask_why(part, collection[0])
     explaining.explain(explanation)

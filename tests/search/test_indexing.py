@@ -7,7 +7,7 @@ import pytest
 
 from ingest.models import Image
 from ml.models import ModelVersion, VersionStatus
-from search import answering, indexing, retrieval
+from search import answering, asking, indexing, retrieval
 from search.models import Embedding, Query, VersionIndex
 from search.options import Collapse, Scope, SearchOptions
 from tests.factories import make_image, make_model_version
@@ -118,7 +118,7 @@ def test_searches_are_answered_by_the_old_version_while_the_new_one_is_prepared(
 
 
 def answered_query(image: Image) -> Query:
-    query = answering.ask_with_image(image, None)
+    query = asking.ask_with_image(image, None)
     answering.answer(query)
     query.refresh_from_db()
     assert query.status == "answered"

@@ -10,7 +10,7 @@ from django.test import Client
 
 from ingest.models import Image
 from ml.models import ModelVersion
-from search import answering
+from search import answering, asking
 from search.models import Embedding, Query
 from tests import factories
 
@@ -265,7 +265,7 @@ def test_asking_more_is_closed(role: str | None, status: int, client_of: ClientO
 def test_a_failed_query_has_no_results_but_a_sentence(
     client_of: ClientOf, model_version: ModelVersion
 ) -> None:
-    query = answering.ask_with_file(b"not an image", None)
+    query = asking.ask_with_file(b"not an image", None)
     answering.answer(query)
     client = client_of("clinician")
     assert client.get(f"{API}/queries/{query.pk}/").json()["error"] == query.error != ""
@@ -274,7 +274,7 @@ def test_a_failed_query_has_no_results_but_a_sentence(
 
 
 def test_waiting_is_bounded(client_of: ClientOf) -> None:
-    query = answering.ask_with_file(b"x", None)
+    query = asking.ask_with_file(b"x", None)
     client = client_of("clinician")
     assert client.get(f"{API}/queries/{query.pk}/?wait=0.1").json()["status"] == "waiting"
     assert client.get(f"{API}/queries/{query.pk}/?wait=11").status_code == 400

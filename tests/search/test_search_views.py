@@ -13,7 +13,7 @@ from django.urls import reverse
 
 from ingest.models import Image
 from ml.models import ModelVersion, TrainingRun
-from search import answering
+from search import answering, asking
 from search.models import Embedding, Query, VersionIndex
 from tests import factories
 
@@ -220,14 +220,14 @@ def test_predicted_labels_are_marked(client_of: ClientOf, model_version: ModelVe
 
 def test_a_waiting_query_asks_again_by_itself(client_of: ClientOf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.views.WAIT_SECONDS", 0)
-    query = answering.ask_with_file(factories.png_bytes(), None)
+    query = asking.ask_with_file(factories.png_bytes(), None)
     content = client_of("clinician").get(page_of(query)).content.decode()
     assert 'hx-trigger="load delay:500ms"' in content
     assert '<noscript><meta http-equiv="refresh"' in content
 
 
 def test_a_failed_query_says_why_and_takes_another_file(client_of: ClientOf) -> None:
-    query = answering.ask_with_file(b"not an image", None)
+    query = asking.ask_with_file(b"not an image", None)
     answering.answer(query)
     content = client_of("clinician").get(page_of(query)).content.decode()
     assert query.error

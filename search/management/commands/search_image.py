@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ingest.models import Modality, OrganClass
-from search import answering
+from search import answering, asking
 from search.models import Query, QueryStatus
 from search.options import AGE_BANDS, Collapse, Scope, SearchOptions
 from search.pictures import Region
@@ -115,15 +115,15 @@ def ask_here(
     """Ask, answer and rank in one transaction that is rolled back: no worker hears of it, no row stays."""
     found, sentence = None, ""
     with transaction.atomic():
-        query = answering.ask_with_several(contents, None)
+        query = asking.ask_with_several(contents, None)
         answering.answer(query)
         asked = [query, *query.parts.all()]
         if region and query.status == QueryStatus.ANSWERED:
             try:
-                query = answering.ask_with_region(query, region, None)
+                query = asking.ask_with_region(query, region, None)
                 answering.answer(query)
                 asked.append(query)
-            except answering.RefinementError as error:
+            except asking.RefinementError as error:
                 sentence = str(error)
         if query.status == QueryStatus.ANSWERED and not sentence:
             found = search(query, options, page_size=top)
