@@ -21,10 +21,11 @@ from search import asking
 from search.activity import current_activity
 from search.asking import RefinementError
 from search.asking_forms import sort_out
-from search.explaining import ask_why
+from search.explaining import ask_why, results_named
 from search.marking import mark, marks_of
-from search.models import Embedding, Query, QueryStatus
+from search.models import Query, QueryStatus
 from search.previews import preview_response
+from search.result_serializers import ResultPageSerializer, SearchSerializer
 from search.retrieval import search, server_timing
 from search.serializers import (
     ExplanationSerializer,
@@ -34,8 +35,6 @@ from search.serializers import (
     NewQuerySerializer,
     QuerySerializer,
     RegionSerializer,
-    ResultPageSerializer,
-    SearchSerializer,
     StatusSerializer,
     WaitSerializer,
 )
@@ -133,12 +132,7 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
         wanted = asked.validated_data
         if wanted["explain"] and not request.user.has_perm("ml.activate_modelversion"):
             raise PermissionDenied("How a ranking was found is told to admins alone.")
-        if query.status == QueryStatus.WAITING:
-            raise NotAnsweredYet
-        if query.status == QueryStatus.FAILED:
-            raise CannotBeAnswered(query.error)
-        if query.has_lost_embeddings():
-            raise CannotBeAnswered(DROPPED.format(query.model_version))
+        require_results(query)
         found = search(query, asked.options(), page=wanted["page"], page_size=wanted["page_size"])
         context = {
             "query": query,
@@ -192,10 +186,9 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
     def newest(self, request: Request, pk: str) -> Response:
         """Let the results be among all the images that there are now. Only for who asked the query."""
         query = self.get_object()
-        if query.created_by_id != request.user.pk:
+        if not query.was_asked_by(request.user):
             raise PermissionDenied("Only who asked a query changes what its results are among.")
-        query.see_newest()
-        query.save(update_fields=["newest_embedding"])
+        query.go_on_to_newest()
         return Response(self.get_serializer(query).data)
 
     @extend_schema(responses=ExplanationSerializer)
@@ -203,14 +196,20 @@ class QueryViewSet(viewsets.GenericViewSet[Query]):
     def explanation(self, request: Request, pk: str, image_pk: str) -> Response:
         """What makes an image like the query. Asked for the first time it is `waiting` for some seconds."""
         query = self.get_object()
-        embedding = Embedding.objects.filter(
-            model_version=query.model_version_id, image=int(image_pk)
-        ).select_related("image")
-        found = get_object_or_404(embedding) if query.status == QueryStatus.ANSWERED else None
-        if found is None:
-            raise NotAnsweredYet
+        require_results(query)
+        embedding = get_object_or_404(results_named(query, int(image_pk)))
         context = self.get_serializer_context()
-        return Response(ExplanationSerializer(ask_why(query, found.image), context=context).data)
+        return Response(ExplanationSerializer(ask_why(query, embedding.image), context=context).data)
+
+
+def require_results(query: Query) -> None:
+    """Raises what tells why the query has none."""
+    if query.status == QueryStatus.WAITING:
+        raise NotAnsweredYet
+    if query.status == QueryStatus.FAILED:
+        raise CannotBeAnswered(query.error)
+    if query.has_lost_embeddings():
+        raise CannotBeAnswered(DROPPED.format(query.model_version))
 
 
 @contextmanager

@@ -123,10 +123,9 @@ def query_refine(request: Request, pk: UUID) -> HttpResponse:
 def query_newest(request: Request, pk: UUID) -> HttpResponse:
     """Let the query's results be among all the images that there are now."""
     query = get_object_or_404(Query, pk=pk)
-    if query.created_by_id != request.user.pk:  # nobody's results change under their eyes
+    if not query.was_asked_by(request.user):  # nobody's results change under their eyes
         raise PermissionDenied
-    query.see_newest()
-    query.save(update_fields=["newest_embedding"])
+    query.go_on_to_newest()
     return redirect(way_back(request.POST.get("next", ""), query))
 
 

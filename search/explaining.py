@@ -5,6 +5,7 @@ from io import BytesIO
 
 import numpy as np
 from django.db import transaction
+from django.db.models import QuerySet
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
@@ -13,13 +14,19 @@ from ingest.models import Image
 from ingest.reading import RejectedFile
 from ingest.renditions import read_rendition
 from ingest.storing import store_once
-from search.models import Explanation, Query, QueryStatus
+from search.models import Embedding, Explanation, Query, QueryStatus
 from search.pictures import query_rendition
 
 logger = logging.getLogger(__name__)
 
 COLOUR = (255, 176, 0)  # of the map; its strength is its opacity, which every eye can tell
 STRONGEST = 0.8  # opacity
+
+
+def results_named(query: Query, image_id: int) -> QuerySet[Embedding]:
+    """What the query's version sees in the image: one row, or none where it is no result of the query."""
+    described = Embedding.objects.filter(model_version=query.model_version_id, image=image_id)
+    return described.select_related("image__organ", "image__dataset", "model_version")
 
 
 def ask_why(query: Query, image: Image) -> Explanation:

@@ -7,8 +7,7 @@ from django.http import FileResponse, Http404, HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.views.decorators.http import require_safe
 
-from ingest.models import Image
-from search.explaining import ask_why, explained_picture
+from search.explaining import ask_why, explained_picture, results_named
 from search.images import seen_by
 from search.matching import match_of
 from search.models import Embedding, Explanation, Query, QueryStatus
@@ -49,12 +48,6 @@ def explanation_map(request: Request, pk: UUID, image_pk: int, which: str) -> Fi
 def answered_and_found(pk: UUID, image_pk: int) -> tuple[Query, Embedding]:
     """The query and what its version sees in the image. Raises Http404."""
     query = get_object_or_404(Query.objects.select_related("model_version"), pk=pk)
-    get_object_or_404(Image, pk=image_pk)
-    embedding = (
-        Embedding.objects.filter(model_version=query.model_version_id, image=image_pk)
-        .select_related("image__organ", "image__dataset", "model_version")
-        .first()
-    )
-    if query.status != QueryStatus.ANSWERED or embedding is None:
-        raise Http404("There is no such result.")
-    return query, embedding
+    if query.status != QueryStatus.ANSWERED:
+        raise Http404("The query has no results.")
+    return query, get_object_or_404(results_named(query, image_pk))

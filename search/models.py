@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 from django.conf import settings
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
 from django.db import models
 from django.db.models import Max
 from numpy.typing import NDArray
@@ -263,6 +265,13 @@ class Query(models.Model):
         if self.model_version_id:
             described = Embedding.objects.for_version(self.model_version_id)
             self.newest_embedding = described.aggregate(newest=Max("pk"))["newest"] or 0
+
+    def go_on_to_newest(self) -> None:
+        self.see_newest()
+        self.save(update_fields=["newest_embedding"])
+
+    def was_asked_by(self, user: AbstractBaseUser | AnonymousUser) -> bool:
+        return user.pk is not None and self.created_by_id == user.pk
 
     def wait(self, seconds: float) -> None:
         """Wait until the query is answered or failed, at most `seconds`."""

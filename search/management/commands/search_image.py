@@ -16,8 +16,9 @@ from search import answering, asking
 from search.models import Query, QueryStatus
 from search.options import AGE_BANDS, Collapse, Scope, SearchOptions
 from search.pictures import Region
+from search.result_serializers import HitSerializer, PlanSerializer, SearchSerializer
 from search.retrieval import ResultPage, search
-from search.serializers import HitSerializer, PlanSerializer, SearchSerializer, SeenSerializer
+from search.serializers import SeenSerializer
 
 FILTERS = {
     "dataset": "Only images of this data set.",
