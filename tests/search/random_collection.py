@@ -96,6 +96,8 @@ class Collection:
         values = np.array(draw.choice(self.centres))
         for place in draw.sample(range(32), draw.choice([1, 3, 12])):
             values[place] = max(0, values[place] + draw.choice([-2, -1, 1, 3]))
+        if draw.random() < 0.4:  # the projection tells the whole distance: nothing of the bound is slack
+            values[16:] = 0
         fc1 = np.zeros(4096, np.float32)
         fc1[self.active] = values
         return fc1
@@ -153,7 +155,7 @@ class Collection:
             probabilities=probabilities,
             origins=origins,
             newest=draw.choice([None, known.id, max(row.id for row in self.rows)]),
-            weight=draw.choice([0.0, 3.3, 17.7, 400.1]),
+            weight=draw.choice([0.0, 3.3, 17.7, 55.5, 400.1]),
             near_duplicate=draw.choice([None, 0.5**0.5, 2.5**0.5, 12.5**0.5]),
         )
         return asked, self.make_query(asked, draw)

@@ -106,6 +106,36 @@ def test_every_page_is_the_references(
     assert (beyond.page, beyond.hits, beyond.has_next) == (len(pages), pages[-1].hits, False)
 
 
+@pytest.mark.parametrize("proposed", [20, 1])
+@settings(quickly, max_examples=150)
+@given(
+    scope=st.sampled_from(Scope),
+    organ=one_or_any(ORGANS),
+    modality=one_or_any(MODALITIES),
+    seed=st.integers(0, 10**9),
+    page_size=st.integers(1, 6),
+)
+def test_a_short_first_page_is_the_references(
+    collection: Collection,
+    db: None,
+    proposed: int,
+    scope: Scope,
+    organ: str,
+    modality: str,
+    seed: int,
+    page_size: int,
+) -> None:
+    """Where few are wanted of many, little is looked at: a bound drawn too narrowly shows here."""
+    asked, query = collection.ask(seed)
+    options = SearchOptions(scope=scope, organ=organ, modality=modality, own=True, collapse=Collapse.NONE)
+    expected = reference.answer(collection.rows, asked, options).cases[:page_size]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "PROPOSED", proposed)
+        patch.setattr(ranking, "FIRST_RANKED", 1)
+        found = search(query, options, page_size=page_size)
+    assert [hit.image_id for hit in found.hits] == [case.row.image_id for case in expected]
+
+
 def walk(query: Query, options: SearchOptions, page_size: int) -> list[ResultPage]:
     pages = [search(query, options, page_size=page_size)]
     while pages[-1].has_next:
