@@ -3,6 +3,8 @@
 from typing import Any
 
 from django.db.models import Count
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
 from rest_framework import mixins, viewsets
 from rest_framework.decorators import action
@@ -17,8 +19,10 @@ from rest_framework.views import APIView
 from ingest.archives import receive_upload
 from ingest.bell import ring
 from ingest.labels import Claims, ManifestError
+from ingest.ledger import cancel, retry
 from ingest.models import Dataset, FileState, Modality, OrganClass, UploadBatch
 from ingest.receiving import IncomingFile, manifest_among, open_batch
+from ingest.reports import csv_report
 from ingest.serializers import (
     BatchSerializer,
     DatasetSerializer,
@@ -26,6 +30,7 @@ from ingest.serializers import (
     FilesUploadSerializer,
     ModalitySerializer,
     OrganSerializer,
+    RetrySerializer,
 )
 
 
@@ -90,6 +95,30 @@ class BatchViewSet(
             raise ValidationError({"file": str(error)}) from error
         ring("ingest.import_queued_files")
         return Response(FileSerializer(rows, many=True).data, status=201)
+
+    @extend_schema(request=None, responses=BatchSerializer)
+    @action(detail=True, methods=["post"])
+    def cancel(self, request: Request, pk: str | None = None) -> Response:
+        """Reject the files that nobody has begun to read. They can be tried again."""
+        batch = self.get_object()
+        cancel(batch)
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(request=RetrySerializer, responses=BatchSerializer)
+    @action(detail=True, methods=["post"])
+    def retry(self, request: Request, pk: str | None = None) -> Response:
+        """Queue rejected files again: all, those of one reason_code, or one file. Others are left alone."""
+        asked = RetrySerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        if retry(self.get_object(), **asked.validated_data):
+            ring("ingest.import_queued_files")
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(responses={(200, "text/csv"): OpenApiTypes.STR})
+    @action(detail=True, methods=["get"])
+    def report(self, request: Request, pk: str | None = None) -> StreamingHttpResponse:
+        """The whole ledger as CSV."""
+        return csv_report(self.get_object())
 
 
 def incoming_files(asked: dict[str, Any]) -> list[IncomingFile]:

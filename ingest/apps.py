@@ -9,9 +9,10 @@ class IngestConfig(AppConfig):
     name = "ingest"
 
     def ready(self) -> None:
-        post_delete.connect(
-            forget_files, sender="ingest.Image", dispatch_uid="ingest.forget_files", weak=False
-        )
+        for sender, receiver in {"Image": forget_files, "UploadedFile": forget_original}.items():
+            post_delete.connect(
+                receiver, sender=f"ingest.{sender}", dispatch_uid=f"ingest.{receiver.__name__}", weak=False
+            )
 
 
 def forget_files(instance: Any, **_: Any) -> None:
@@ -21,3 +22,13 @@ def forget_files(instance: Any, **_: Any) -> None:
     from ingest.storing import delete_files_of
 
     transaction.on_commit(partial(delete_files_of, instance))
+
+
+def forget_original(instance: Any, **_: Any) -> None:
+    """A file of the ledger that is deleted takes its bytes with it, if nothing else needs them."""
+    from django.db import transaction
+
+    from ingest.storing import delete_unused_original
+
+    if instance.sha256:
+        transaction.on_commit(partial(delete_unused_original, instance.sha256))

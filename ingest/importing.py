@@ -35,13 +35,14 @@ from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
 from ingest.signals import images_imported
-from ingest.storing import delete_unused_original, original_name, preview_name, rendition_name, store_once
+from ingest.storing import original_name, preview_name, rendition_name, store_once
 
 logger = logging.getLogger(__name__)
 
 CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, however long it takes
 MAX_ATTEMPTS = 3
 ANNOUNCE_EVERY = 32  # files
+MISSING_BYTES = "missing_bytes"
 
 
 def import_queued(batch: UploadBatch | None = None, seconds: float | None = None) -> int:
@@ -144,11 +145,14 @@ def held_by(row: UploadedFile) -> UploadedFileQuerySet:
 
 
 def reject(row: UploadedFile, code: str, sentence: str) -> None:
-    with transaction.atomic():
-        held_by(row).update(
-            state=FileState.REJECTED, reason_code=code, reason=sentence[:500], finished_at=timezone.now()
-        )
-        transaction.on_commit(partial(delete_unused_original, row.sha256))
+    """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py)."""
+    held_by(row).update(
+        state=FileState.REJECTED,
+        reason_code=code,
+        reason=sentence[:500],
+        finished_at=timezone.now(),
+        is_retryable=code != MISSING_BYTES,
+    )
 
 
 def read_and_store(row: UploadedFile) -> list[int]:
@@ -173,11 +177,9 @@ def stored_original(sha256: str) -> bytes:
         with default_storage.open(original_name(sha256)) as file:
             content = bytes(file.read())
     except FileNotFoundError as error:
-        raise RejectedFile(
-            "missing_bytes", "The file's bytes are no longer stored. Send it again."
-        ) from error
+        raise RejectedFile(MISSING_BYTES, "The file's bytes are no longer stored. Send it again.") from error
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise RejectedFile("missing_bytes", "The file's stored bytes were damaged. Send it again.")
+        raise RejectedFile(MISSING_BYTES, "The file's stored bytes were damaged. Send it again.")
     return content
 
 

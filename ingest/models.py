@@ -103,6 +103,10 @@ class UploadedFileQuerySet(models.QuerySet["UploadedFile"]):
     def unfinished(self) -> "UploadedFileQuerySet":
         return self.filter(state__in=[FileState.QUEUED, FileState.READING])
 
+    def needing_bytes(self) -> "UploadedFileQuerySet":
+        """Still to be read, or to be tried again."""
+        return self.filter(Q(state__in=[FileState.QUEUED, FileState.READING]) | Q(is_retryable=True))
+
 
 class UploadedFile(models.Model):
     """One file of a batch and what became of it."""
@@ -118,6 +122,9 @@ class UploadedFile(models.Model):
     modality_code = models.CharField(max_length=16, blank=True, help_text="Label that came with the file.")
     group_key = models.CharField(max_length=32, blank=True, help_text="Keyed hash of the manifest's group.")
     split = models.CharField(max_length=8, blank=True)
+    is_retryable = models.BooleanField(
+        default=False, help_text="Rejected, and its bytes are kept so that it can be tried again."
+    )
     attempts = models.PositiveSmallIntegerField(default=0)
     claimed_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -134,6 +141,8 @@ class UploadedFile(models.Model):
             models.Index(
                 fields=["id"], name="uploadedfile_unfinished", condition=Q(state__in=["queued", "reading"])
             ),
+            models.Index(fields=["sha256"], name="uploadedfile_retryable", condition=Q(is_retryable=True)),
+            models.Index(fields=["batch", "finished_at"], name="uploadedfile_finished"),
         ]
 
     def __str__(self) -> str:

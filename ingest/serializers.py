@@ -32,10 +32,15 @@ class FileSerializer(serializers.ModelSerializer[UploadedFile]):
     class Meta:
         model = UploadedFile
         fields = [
-            "id", "path", "size_bytes", "sha256", "state", "reason_code", "reason",
+            "id", "path", "size_bytes", "sha256", "state", "reason_code", "reason", "is_retryable",
             "organ_name", "modality_code", "split", "duplicate_of", "image_ids",
         ]  # fmt: skip
         read_only_fields = fields
+
+
+class RetrySerializer(serializers.Serializer[Any]):
+    reason_code = serializers.CharField(required=False, help_text="Only files rejected for this reason.")
+    file = serializers.IntegerField(required=False, help_text="Only the file of this number.")
 
 
 class FilesUploadSerializer(serializers.Serializer[Any]):

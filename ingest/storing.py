@@ -42,12 +42,12 @@ def lock_bytes(sha256: str) -> None:
 
 
 def delete_unused_original(sha256: str) -> None:
-    """Delete the original unless an image, or a file still to be read, has these bytes."""
+    """Delete the original unless an image has these bytes, or a file that may still be read."""
     with transaction.atomic():
         lock_bytes(sha256)
         is_used = (
             Image.objects.filter(sha256=sha256).exists()
-            or UploadedFile.objects.unfinished().filter(sha256=sha256).exists()
+            or UploadedFile.objects.needing_bytes().filter(sha256=sha256).exists()
         )
         if sha256 and not is_used:
             default_storage.delete(original_name(sha256))

@@ -4,6 +4,7 @@ from celery import shared_task
 
 from ingest.bell import ring
 from ingest.importing import import_queued
+from ingest.ledger import forget_rejected
 from ingest.models import FileState, UploadedFile
 
 WORK_SECONDS = 20  # then to the back of the queue
@@ -15,3 +16,9 @@ def import_queued_files() -> None:
     import_queued(seconds=WORK_SECONDS)
     if UploadedFile.objects.filter(state=FileState.QUEUED).exists():
         ring(import_queued_files)
+
+
+@shared_task(name="ingest.forget_rejected_files")
+def forget_rejected_files() -> None:
+    """Delete the bytes of files that were rejected long ago."""
+    forget_rejected()

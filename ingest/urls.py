@@ -8,4 +8,7 @@ urlpatterns = [
     path("", views.batch_list, name="batch_list"),
     path("new/", views.batch_create, name="batch_create"),
     path("<int:pk>/", views.batch_detail, name="batch_detail"),
+    path("<int:pk>/cancel/", views.batch_cancel, name="batch_cancel"),
+    path("<int:pk>/retry/", views.batch_retry, name="batch_retry"),
+    path("<int:pk>/report.csv", views.batch_report, name="batch_report"),
 ]

@@ -2,18 +2,21 @@
 
 from typing import Any
 
+from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
 from django.core.paginator import Page, Paginator
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.views.decorators.http import require_GET, require_http_methods
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.middleware import HtmxDetails
 
 from ingest.archives import receive_upload
 from ingest.bell import ring
 from ingest.forms import BatchForm
+from ingest.ledger import cancel, causes_of, pace_of, retry
 from ingest.models import FileState, UploadBatch
 from ingest.receiving import open_batch
+from ingest.reports import csv_report
 
 FILES_PER_PAGE = 100
 BATCHES_PER_PAGE = 25
@@ -54,25 +57,69 @@ def batch_detail(request: HtmxRequest, pk: int) -> HttpResponse:
     batches = UploadBatch.objects.with_counts().select_related("dataset", "created_by")
     batch = get_object_or_404(batches, pk=pk)
     template = "ingest/_batch_ledger.html" if request.htmx else "ingest/batch_detail.html"
-    return render(
-        request, template, ledger_context(batch, request.GET.get("state", ""), request.GET.get("page"))
-    )
+    asked = (request.GET.get(name, "") for name in ("state", "cause", "page"))
+    return render(request, template, ledger_context(batch, *asked))
 
 
-def ledger_context(batch: Any, state: str, page_number: str | None) -> dict[str, Any]:
+def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict[str, Any]:
     """`batch` carries the counts of `with_counts`."""
     states = [(value, label, getattr(batch, f"files_{value}")) for value, label in FileState.choices]
     counts = {value: count for value, _label, count in states}
     files = batch.files.select_related("duplicate_of").order_by("id")
     if state in counts:
         files = files.filter(state=state)
+    causes = causes_of(batch) if counts[FileState.REJECTED] else []
+    if cause in {each.code for each in causes}:
+        files = files.filter(state=FileState.REJECTED, reason_code=cause)
+    else:
+        cause = ""
     page: Page[Any] = Paginator(files, FILES_PER_PAGE).get_page(page_number)
     unfinished = counts[FileState.QUEUED] + counts[FileState.READING]
     return {
         "batch": batch,
         "states": states,
         "state": state if state in counts else "",
+        "causes": causes,
+        "cause": cause,
+        "retryable": sum(each.retryable for each in causes),
+        "pace": pace_of(batch, unfinished) if unfinished else None,
         "page": page,
         "done": batch.files_total - unfinished,
         "is_finished": not unfinished,
     }
+
+
+@require_POST
+@login_required
+@permission_required("ingest.add_uploadbatch", raise_exception=True)
+def batch_cancel(request: HttpRequest, pk: int) -> HttpResponse:
+    cancelled = cancel(get_object_or_404(UploadBatch, pk=pk))
+    messages.success(request, f"Cancelled: {counted(cancelled)} will not be read.")
+    return redirect("ingest:batch_detail", pk)
+
+
+@require_POST
+@login_required
+@permission_required("ingest.add_uploadbatch", raise_exception=True)
+def batch_retry(request: HttpRequest, pk: int) -> HttpResponse:
+    """Try rejected files again: all of them, those of a `cause`, or one `file`."""
+    batch = get_object_or_404(UploadBatch, pk=pk)
+    file = request.POST.get("file", "")
+    again = retry(batch, request.POST.get("cause", ""), int(file) if file.isdecimal() else None)
+    if again:
+        ring("ingest.import_queued_files")
+        messages.success(request, f"{counted(again)} will be tried again.")
+    else:
+        messages.warning(request, "None of these files can be tried again: their bytes are no longer kept.")
+    return redirect("ingest:batch_detail", pk)
+
+
+@require_GET
+@login_required
+@permission_required("ingest.view_uploadbatch", raise_exception=True)
+def batch_report(request: HttpRequest, pk: int) -> StreamingHttpResponse:
+    return csv_report(get_object_or_404(UploadBatch, pk=pk))
+
+
+def counted(files: int) -> str:
+    return f"{files:,} file{'' if files == 1 else 's'}"

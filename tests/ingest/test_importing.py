@@ -105,20 +105,6 @@ def test_duplicate_names_the_image_and_fills_its_label(batch: UploadBatch) -> No
     assert str(image.organ) == "heart"
 
 
-def test_rejected_bytes_are_deleted_unless_another_file_waits(
-    batch: UploadBatch, media_root: Path, django_capture_on_commit_callbacks: Any
-) -> None:
-    for name in ("a.txt", "b.txt"):
-        receive_file(batch, name, b"no image")
-    for left in (1, 0):
-        row = claim_next_file()
-        assert row
-        with django_capture_on_commit_callbacks(execute=True):
-            assert import_file(row) == []
-        assert len(stored_files(media_root)) == left
-    assert set(batch.files.values_list("reason_code", flat=True)) == {"not_an_image"}
-
-
 def test_deleted_image_takes_its_files_with_it(
     batch: UploadBatch, media_root: Path, django_capture_on_commit_callbacks: Any
 ) -> None:

@@ -56,6 +56,28 @@ def test_batches_by_role(client_of: ClientOf) -> None:
     assert UploadedFile.objects.count() == 2
 
 
+def test_cancel_retry_and_report_by_role(client_of: ClientOf) -> None:
+    batch = open_batch("ward", "dicom", None)
+    receive_file(batch, "a.png", png_bytes())
+    receive_file(batch, "b.txt", b"no image")
+    url = f"{API}/batches/{batch.pk}"
+    for role in ("clinician", "nobody", None):
+        client = client_of(role)
+        codes = [client.post(f"{url}/{name}/").status_code for name in ("cancel", "retry")]
+        assert {*codes, client.get(f"{url}/report/").status_code} <= FORBIDDEN
+    client = client_of("integration")
+    assert client.post(f"{url}/cancel/").json()["files"]["rejected"] == 2
+    assert client.post(f"{url}/retry/", {"reason_code": "damaged"}).json()["files"]["queued"] == 0
+    one = batch.files.get(path="b.txt").pk
+    assert client.post(f"{url}/retry/", {"file": one}).json()["files"]["queued"] == 1
+    assert client.post(f"{url}/retry/").json()["files"]["queued"] == 2
+    import_queued()
+    assert client.get(f"{url}/files/?state=rejected").json()["results"][0]["is_retryable"] is True
+    report = b"".join(client.get(f"{url}/report/").streaming_content)  # type: ignore[attr-defined]
+    assert b"b.txt,rejected,not_an_image" in report
+    assert client.post(f"{url}/retry/", {"file": "x"}).status_code == 400
+
+
 def test_collection_lists_by_role(client_of: ClientOf) -> None:
     make_image(organ="brain", modality="CT")
     for name in ("organs", "modalities", "datasets"):

@@ -140,6 +140,41 @@ def test_ledger_filtered_by_state(client_of: ClientOf, batch: UploadBatch) -> No
     assert len(client_of("curator").get(url, {"state": "nonsense"}).context["page"]) == 3
 
 
+def test_ledger_filtered_by_cause(client_of: ClientOf, batch: UploadBatch) -> None:
+    import_queued()
+    url = reverse("ingest:batch_detail", args=[batch.pk])
+    response = client_of("curator").get(url, {"cause": "empty_file"})
+    assert [row.path for row in response.context["page"]] == ["nothing.dcm"]
+    assert "This is not a DICOM file" in response.content.decode()
+    assert len(client_of("curator").get(url, {"cause": "nonsense"}).context["page"]) == 3
+
+
+def test_cancel_retry_and_report_by_role(client_of: ClientOf, batch: UploadBatch) -> None:
+    actions = [reverse(f"ingest:batch_{name}", args=[batch.pk]) for name in ("cancel", "retry")]
+    report = reverse("ingest:batch_report", args=[batch.pk])
+    for role, expected in {"clinician": 403, "nobody": 403, None: 302}.items():
+        client = client_of(role)
+        assert [client.post(url).status_code for url in actions] == [expected] * 2
+        assert client.get(report).status_code == expected
+    assert batch.files.filter(state=FileState.QUEUED).count() == 2
+    client = client_of("curator")
+    assert [client.get(url).status_code for url in actions] == [405, 405]
+    page = client.post(actions[0], follow=True).content.decode()
+    assert "Cancelled: 2 files will not be read." in page
+    assert "Try 2 rejected files again" in page
+    page = client.post(actions[1], {"cause": "cancelled"}, follow=True).content.decode()
+    assert "2 files will be tried again." in page
+    import_queued()
+    row = batch.files.get(path="page.html")
+    page = client.post(actions[1], {"file": row.pk}, follow=True).content.decode()
+    assert "1 file will be tried again." in page
+    page = client.post(actions[1], {"file": "x", "cause": "empty_file"}, follow=True).content.decode()
+    assert "None of these files can be tried again" in page
+    answer = client.get(report)
+    assert answer.headers["Content-Type"] == "text/csv; charset=utf-8"
+    assert b"".join(answer.streaming_content).count(b"\r\n") == 4  # type: ignore[attr-defined]
+
+
 def test_ledger_is_paged(client_of: ClientOf) -> None:
     batch = open_batch("ward", "dicom", None)
     UploadedFile.objects.bulk_create(UploadedFile(batch=batch, path=f"{i:03}") for i in range(101))

@@ -1,0 +1,102 @@
+"""What people do with a batch that comes in: see its pace, and why files failed; cancel it, try again."""
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Count, Max, Q
+from django.utils import timezone
+
+from ingest.models import FileState, UploadBatch, UploadedFile
+from ingest.storing import delete_unused_original
+
+PACE_SECONDS = 60  # the rate is that of the last minute
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why files of a batch were rejected."""
+
+    code: str
+    sentence: str  # of one of them
+    files: int
+    retryable: int
+
+
+def causes_of(batch: UploadBatch) -> list[Cause]:
+    """The most frequent first."""
+    rejected = batch.files.filter(state=FileState.REJECTED).order_by()
+    rows = rejected.values_list("reason_code").annotate(
+        Max("reason"), files=Count("pk"), again=Count("pk", filter=Q(is_retryable=True))
+    )
+    return sorted((Cause(*row) for row in rows), key=lambda cause: (-cause.files, cause.code))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a batch comes in."""
+
+    files_per_second: float
+    seconds_left: float | None  # None where nothing was finished lately
+
+    @property
+    def time_left(self) -> str:
+        if self.seconds_left is None:
+            return ""
+        minutes = math.ceil(self.seconds_left / 60)
+        if minutes <= 1:
+            return "less than a minute left"
+        return f"about {minutes} minutes left" if minutes < 120 else f"about {minutes // 60} hours left"
+
+
+def pace_of(batch: UploadBatch, unfinished: int) -> Pace:
+    """`unfinished`: how many files are queued or being read."""
+    now = timezone.now()
+    seconds = min(PACE_SECONDS, max(1.0, (now - batch.created_at).total_seconds()))
+    done = batch.files.filter(finished_at__gt=now - timedelta(seconds=PACE_SECONDS)).count()
+    return Pace(done / seconds, unfinished * seconds / done if done else None)
+
+
+def cancel(batch: UploadBatch) -> int:
+    """Reject what nobody has begun to read; returns how many files that were. They can be tried again."""
+    return batch.files.filter(state=FileState.QUEUED).update(
+        state=FileState.REJECTED,
+        reason_code="cancelled",
+        reason="The import was cancelled before this file was read.",
+        finished_at=timezone.now(),
+        is_retryable=True,
+    )
+
+
+def retry(batch: UploadBatch, reason_code: str = "", file: int | None = None) -> int:
+    """Queue rejected files again: all, those of one cause, or one; returns how many. Their ledger rows stay.
+
+    Left out are those whose bytes were never taken in, or are no longer kept.
+    """
+    rows = batch.files.filter(state=FileState.REJECTED, is_retryable=True)
+    if reason_code:
+        rows = rows.filter(reason_code=reason_code)
+    if file is not None:
+        rows = rows.filter(pk=file)
+    return rows.update(
+        state=FileState.QUEUED,
+        reason_code="",
+        reason="",
+        attempts=0,
+        claimed_at=None,
+        finished_at=None,
+        is_retryable=False,
+    )
+
+
+def forget_rejected() -> None:
+    """Delete the bytes of files that were rejected long ago (REJECTED_DAYS); the ledger keeps their rows."""
+    cutoff = timezone.now() - timedelta(days=settings.REJECTED_DAYS)
+    old = UploadedFile.objects.filter(is_retryable=True, finished_at__lt=cutoff)
+    for pk, sha256 in old.values_list("pk", "sha256").iterator():
+        with transaction.atomic():
+            UploadedFile.objects.filter(pk=pk, is_retryable=True).update(is_retryable=False)
+            transaction.on_commit(partial(delete_unused_original, sha256))
