@@ -2,14 +2,29 @@
 
 from typing import Any
 
-from django.contrib import admin
-from django.db.models import Count, QuerySet
-from django.http import HttpRequest
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db.models import Count, Min, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from ingest.models import Dataset, Image, Modality, OrganClass, UploadBatch, UploadedFile
+from ingest.labelling import LABELS, Labels, label, undo
+from ingest.models import (
+    Dataset,
+    Image,
+    ImageQuerySet,
+    LabelEdit,
+    LabelOrigin,
+    Modality,
+    OrganClass,
+    Split,
+    UploadBatch,
+    UploadedFile,
+)
 
 
 class WithImageCount(admin.ModelAdmin[Any]):
@@ -61,12 +76,36 @@ def thumbnail(image: Image, height: int) -> SafeString:
     return format_html('<img src="{}" height="{}" loading="lazy" alt="image {}">', url, height, image.pk)
 
 
-LABELS = ["organ", "modality", "split"]
 READ_ONLY = [
     "dataset", "source_path", "created_at", "file_format", "transfer_syntax_uid", "rows", "columns",
     "bits_stored", "frame_number", "number_of_frames", "body_part_examined", "tags", "assumptions",
     "patient_key", "study_key", "series_key", "group_key", "sha256",
 ]  # fmt: skip
+
+
+class LabelsForm(forms.Form):
+    """What the images that are chosen in the list are to be labelled."""
+
+    organ = forms.ModelChoiceField(OrganClass.objects.all(), required=False)
+    modality = forms.ModelChoiceField(Modality.objects.all(), required=False)
+    split = forms.ChoiceField(choices=[("", "---------"), *Split.choices], required=False)
+    take_away = forms.MultipleChoiceField(
+        choices=[(name, name) for name in LABELS],
+        required=False,
+        widget=forms.CheckboxSelectMultiple,
+        help_text="These labels are taken away. What is neither chosen nor taken away stays as it is.",
+    )
+
+    def labels(self) -> Labels:
+        """Raises KeyError before the form is valid."""
+        chosen = self.cleaned_data
+        given = {name: key_of(chosen[name]) or None for name in LABELS}
+        return Labels(**given | dict.fromkeys(chosen["take_away"], ""))  # type: ignore[arg-type]
+
+
+def key_of(value: Any) -> Any:
+    """The key of what a form's field gives: a row's, or the text itself."""
+    return "" if value is None else getattr(value, "pk", value)
 
 
 @admin.register(Image)
@@ -76,7 +115,7 @@ class ImageAdmin(admin.ModelAdmin[Image]):
     list_display = ["id", "small_preview", "organ", "modality", "split", "dataset", "source_path"]
     list_filter = ["organ", "modality", "split", "dataset", "file_format"]
     list_select_related = ["organ", "modality", "dataset"]
-    list_editable = LABELS
+    list_editable = list(LABELS)
     list_per_page = 50
     search_fields = ["=id"]
     search_help_text = "The image's number."
@@ -84,8 +123,37 @@ class ImageAdmin(admin.ModelAdmin[Image]):
     fields = ["large_preview", *LABELS, *READ_ONLY]
     readonly_fields = ["large_preview", *READ_ONLY]
 
+    actions = ["label_selected"]
+
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
+
+    def save_model(self, request: HttpRequest, obj: Image, form: Any, change: bool) -> None:
+        if given := {name: key_of(form.cleaned_data[name]) for name in LABELS if name in form.changed_data}:
+            label(Image.objects.filter(pk=obj.pk), Labels(**given), request.user, LabelOrigin.ADMIN)
+        super().save_model(request, obj, form, change)
+
+    @admin.action(description="Label the selected images", permissions=["change"])
+    def label_selected(self, request: HttpRequest, queryset: ImageQuerySet) -> HttpResponse | None:
+        form = LabelsForm(request.POST if "confirmed" in request.POST else None)
+        if form.is_valid():
+            edit = label(queryset, form.labels(), request.user, LabelOrigin.ADMIN)
+            images = edit.changes.values("image").distinct().count()
+            undo_url = reverse("admin:ingest_labeledit_changelist")
+            sentence = '{} image{} labelled. It can be undone in the <a href="{}">label edits</a>.'
+            self.message_user(
+                request, format_html(sentence, images, "" if images == 1 else "s", undo_url), messages.SUCCESS
+            )
+            return None
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": f"Label {queryset.count():,} images",
+            "form": form,
+            "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
+            "select_across": request.POST.get("select_across", "0"),
+        }
+        return TemplateResponse(request, "admin/ingest/label_selected.html", context)
 
     @admin.display(description="preview")
     def small_preview(self, image: Image) -> SafeString:
@@ -121,3 +189,46 @@ class UploadedFileAdmin(ReadOnlyAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+@admin.register(LabelEdit)
+class LabelEditAdmin(ReadOnlyAdmin):
+    """Who labelled what, and how to undo it."""
+
+    list_display = ["id", "created_at", "created_by", "origin", "what", "undone"]
+    list_filter = ["origin", "created_by"]
+    list_select_related = ["created_by", "undone_by"]
+    fields = ["created_at", "created_by", "origin", "what", "undone"]
+    readonly_fields = ["what", "undone"]
+    actions = ["undo_selected"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[LabelEdit]:
+        return LabelEdit.objects.annotate(
+            images=Count("changes__image", distinct=True), first_image=Min("changes__image")
+        )
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    @admin.display(description="labels")
+    def what(self, edit: Any) -> str:
+        of = f"image {edit.first_image}" if edit.images == 1 else f"{edit.images:,} images"
+        return f"{edit.summary}, of {of}"
+
+    @admin.display(description="undone")
+    def undone(self, edit: LabelEdit) -> str:
+        if edit.undone_at is None:
+            return ""
+        return f"{edit.undone_at:%Y-%m-%d %H:%M}" + (f" by {edit.undone_by}" if edit.undone_by else "")
+
+    def has_undo_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("ingest.change_image")
+
+    @admin.action(description="Undo", permissions=["undo"])
+    def undo_selected(self, request: HttpRequest, queryset: QuerySet[LabelEdit]) -> None:
+        """The latest first, so that each finds the labels that it left."""
+        changed = sum(undo(edit, request.user) for edit in queryset.order_by("-pk"))
+        left = "Labels that were given anew since stay as they are."
+        self.message_user(
+            request, f"Undone: {changed:,} label{'' if changed == 1 else 's'}. {left}", messages.SUCCESS
+        )

@@ -1,7 +1,7 @@
 """What became of a batch: in numbers, and file by file."""
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import StringIO
 from typing import Any
 
@@ -59,7 +59,7 @@ def report_lines(batch: UploadBatch) -> Iterator[str]:
         yield csv_line([*outcome, *labels, row.duplicate_of_id or "", finished])
 
 
-def csv_line(values: list[object]) -> str:
+def csv_line(values: Sequence[object]) -> str:
     """One line; an apostrophe keeps a spreadsheet from running what a file's name says."""
     line = StringIO()
     cells = [f"'{value}" if str(value).startswith(DANGEROUS) else value for value in values]

@@ -14,6 +14,7 @@ CURATE = [
     "ingest.view_uploadbatch",
     "ingest.view_uploadedfile",
     "ingest.change_image",
+    "ingest.view_labeledit",
     "ingest.add_dataset",
     "ingest.view_dataset",
     "ingest.change_dataset",

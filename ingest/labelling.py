@@ -1,0 +1,98 @@
+"""Labels given by people: one image or thousands in one act, with a history, and undone as one."""
+
+from dataclasses import dataclass
+
+from django.contrib.auth.models import AnonymousUser, User
+from django.db import transaction
+from django.db.models import F
+from django.utils import timezone
+
+from ingest.models import Image, ImageQuerySet, LabelChange, LabelEdit, LabelOrigin, OrganClass
+
+LABELS = {"organ": "organ_id", "modality": "modality_id", "split": "split"}  # attribute: its column
+LABELLED_AT_ONCE = 5_000  # images
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What images are to be labelled: None leaves a label as it is, "" takes it away.
+
+    organ: the key of an OrganClass; modality: a DICOM code; split: "train" or "test".
+    """
+
+    organ: int | str | None = None
+    modality: str | None = None
+    split: str | None = None
+
+
+def label(
+    images: ImageQuerySet, labels: Labels, user: User | AnonymousUser | None, origin: LabelOrigin
+) -> LabelEdit:
+    """Give images these labels in one act, and tell who, when, and what they had before.
+
+    A label that an image has already is kept in the history too: somebody has confirmed it.
+    """
+    given = {name: value for name in LABELS if (value := getattr(labels, name)) is not None}
+    with transaction.atomic():
+        edit = LabelEdit.objects.create(
+            created_by=user if isinstance(user, User) else None, origin=origin, summary=in_words(given)
+        )
+        ids = list(images.order_by("pk").values_list("pk", flat=True))
+        for start in range(0, len(ids), LABELLED_AT_ONCE):
+            part = Image.objects.filter(pk__in=ids[start : start + LABELLED_AT_ONCE])
+            rows = list(part.select_for_update(no_key=True).order_by("pk").values("pk", *LABELS.values()))
+            LabelChange.objects.bulk_create(
+                LabelChange(
+                    edit=edit,
+                    image_id=row["pk"],
+                    attribute=name,
+                    before=as_text(row[LABELS[name]]),
+                    after=as_text(value),
+                )
+                for row in rows
+                for name, value in given.items()
+            )
+            part.update(**{LABELS[name]: as_column(name, as_text(value)) for name, value in given.items()})
+    return edit
+
+
+def undo(edit: LabelEdit, user: User | AnonymousUser | None) -> int:
+    """Give the images their earlier labels back, but for those that were labelled otherwise since.
+
+    Returns how many labels were changed back. An edit is undone once.
+    """
+    with transaction.atomic():
+        held = LabelEdit.objects.select_for_update().get(pk=edit.pk)
+        if held.undone_at:
+            return 0
+        held.undone_at, held.undone_by = timezone.now(), user if isinstance(user, User) else None
+        held.save(update_fields=["undone_at", "undone_by"])
+        changed = 0
+        other = held.changes.exclude(before=F("after"))
+        kinds = other.order_by("attribute", "before", "after").values_list("attribute", "before", "after")
+        for attribute, before, after in list(kinds.distinct()):
+            same = other.filter(attribute=attribute, before=before, after=after)
+            changed += Image.objects.filter(
+                pk__in=same.values("image"), **{LABELS[attribute]: as_column(attribute, after)}
+            ).update(**{LABELS[attribute]: as_column(attribute, before)})
+    return changed
+
+
+def in_words(given: dict[str, int | str]) -> str:
+    """Such as "organ: chest, split: none"."""
+    words = {name: str(value) or "none" for name, value in given.items()}
+    if given.get("organ"):
+        words["organ"] = OrganClass.objects.get(pk=given["organ"]).name
+    return ", ".join(f"{name}: {value}" for name, value in words.items())
+
+
+def as_text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def as_column(attribute: str, text: str) -> int | str | None:
+    if attribute == "split":
+        return text
+    if not text:
+        return None
+    return int(text) if attribute == "organ" else text
