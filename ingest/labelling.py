@@ -1,5 +1,6 @@
 """Labels given by people: one image or thousands in one act, with a history, and undone as one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.contrib.auth.models import AnonymousUser, User
@@ -24,6 +25,10 @@ class Labels:
     modality: str | None = None
     split: str | None = None
 
+    def given(self) -> dict[str, int | str]:
+        """By attribute, what is not left as it is."""
+        return {name: value for name in LABELS if (value := getattr(self, name)) is not None}
+
 
 def label(
     images: ImageQuerySet, labels: Labels, user: User | AnonymousUser | None, origin: LabelOrigin
@@ -32,28 +37,40 @@ def label(
 
     A label that an image has already is kept in the history too: somebody has confirmed it.
     """
-    given = {name: value for name in LABELS if (value := getattr(labels, name)) is not None}
+    return label_each([(images, labels)], user, origin)
+
+
+def label_each(
+    parts: Sequence[tuple[ImageQuerySet, Labels]], user: User | AnonymousUser | None, origin: LabelOrigin
+) -> LabelEdit:
+    """As `label`, some images one way and some another, in one act."""
+    asked = [(images, labels.given()) for images, labels in parts]
+    summary = "; ".join(dict.fromkeys(in_words(given) for _, given in asked))
     with transaction.atomic():
         edit = LabelEdit.objects.create(
-            created_by=user if isinstance(user, User) else None, origin=origin, summary=in_words(given)
+            created_by=user if isinstance(user, User) else None, origin=origin, summary=summary[:200]
         )
-        ids = list(images.order_by("pk").values_list("pk", flat=True))
-        for start in range(0, len(ids), LABELLED_AT_ONCE):
-            part = Image.objects.filter(pk__in=ids[start : start + LABELLED_AT_ONCE])
-            rows = list(part.select_for_update(no_key=True).order_by("pk").values("pk", *LABELS.values()))
-            LabelChange.objects.bulk_create(
-                LabelChange(
-                    edit=edit,
-                    image_id=row["pk"],
-                    attribute=name,
-                    before=as_text(row[LABELS[name]]),
-                    after=as_text(value),
-                )
-                for row in rows
-                for name, value in given.items()
-            )
-            part.update(**{LABELS[name]: as_column(name, as_text(value)) for name, value in given.items()})
+        for images, given in asked:
+            ids = list(images.order_by("pk").values_list("pk", flat=True))
+            for start in range(0, len(ids), LABELLED_AT_ONCE):
+                change(edit, Image.objects.filter(pk__in=ids[start : start + LABELLED_AT_ONCE]), given)
     return edit
+
+
+def change(edit: LabelEdit, images: ImageQuerySet, given: dict[str, int | str]) -> None:
+    rows = list(images.select_for_update(no_key=True).order_by("pk").values("pk", *LABELS.values()))
+    LabelChange.objects.bulk_create(
+        LabelChange(
+            edit=edit,
+            image_id=row["pk"],
+            attribute=name,
+            before=as_text(row[LABELS[name]]),
+            after=as_text(value),
+        )
+        for row in rows
+        for name, value in given.items()
+    )
+    images.update(**{LABELS[name]: as_column(name, as_text(value)) for name, value in given.items()})
 
 
 def undo(edit: LabelEdit, user: User | AnonymousUser | None) -> int:

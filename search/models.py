@@ -71,6 +71,13 @@ class Embedding(models.Model):
                 include=["id", "dataset", "projection"],
                 name="embedding_scan",
             ),
+            # What waits for a person (search/reviewing.py).
+            models.Index(
+                fields=["model_version", "-organ_probability"],
+                name="embedding_contradicts",
+                condition=~models.Q(organ=models.F("predicted_organ")),
+            ),
+            models.Index(fields=["model_version", "organ_probability"], name="embedding_unsure"),
         ]
 
     def __str__(self) -> str:

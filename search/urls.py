@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from search import asking_views, explaining_views, views
+from search import asking_views, explaining_views, reviewing_views, views
 
 app_name = "search"
 urlpatterns = [
@@ -25,5 +25,8 @@ urlpatterns = [
     path("images/<int:pk>/", views.image_detail, name="image_detail"),
     path("images/<int:pk>/preview/", views.image_preview, name="image_preview"),
     path("images/<int:pk>/search/", views.image_search, name="image_search"),
+    path("review/", reviewing_views.review, name="review"),
+    path("review/answer/", reviewing_views.review_answer, name="review_answer"),
+    path("review/undo/<int:pk>/", reviewing_views.review_undo, name="review_undo"),
     path("healthz", views.healthz, name="healthz"),
 ]
