@@ -5,7 +5,7 @@ from typing import Any
 from django.db.models import Q, QuerySet
 from pydicom.datadict import dictionary_description, tag_for_keyword
 
-from ingest.models import Image
+from ingest.models import Image, LabelChange
 from ml.models import ModelVersion
 from search.models import Embedding
 
@@ -26,6 +26,11 @@ def neighbours_of(image: Image) -> QuerySet[Image]:
         together |= Q(series_key=image.series_key)
     same_group = Image.objects.filter(group_key=image.group_key)  # what the index serves
     return same_group.filter(together).exclude(pk=image.pk).order_by("source_path", "frame_number")
+
+
+def history_of(image: Image) -> QuerySet[LabelChange]:
+    """What people have said of its labels, the latest first."""
+    return image.label_changes.select_related("edit__created_by").order_by("-pk")[:20]
 
 
 def readable_tags(image: Image) -> list[tuple[str, str]]:

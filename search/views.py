@@ -21,7 +21,7 @@ from search import asking
 from search.activity import current_activity
 from search.asking_forms import RegionForm
 from search.forms import VIEWS, SearchForm
-from search.images import neighbours_of, readable_tags, seen_by_active_version
+from search.images import history_of, neighbours_of, readable_tags, seen_by_active_version
 from search.marking import marking_context
 from search.models import Query, QueryStatus
 from search.previews import preview_response
@@ -164,12 +164,14 @@ def image_preview(request: Request, pk: int) -> FileResponse:
 @require_safe
 @requires("ingest.view_image")
 def image_detail(request: Request, pk: int) -> HttpResponse:
-    image = get_object_or_404(Image.objects.select_related("organ", "modality", "dataset"), pk=pk)
+    image = get_object_or_404(Image.objects.select_related("organ", "modality", "dataset", "uploaded_file__batch"), pk=pk)
     neighbours = neighbours_of(image)
     context = {
         "image": image,
         "tags": readable_tags(image),
         "seen": seen_by_active_version(image),
+        "history": history_of(image) if request.user.has_perm("ingest.view_labeledit") else [],
+        "imported_by": image.uploaded_file.batch if image.uploaded_file else None,
         "neighbours": neighbours[:NEIGHBOURS],
         "neighbours_total": neighbours.count(),
     }

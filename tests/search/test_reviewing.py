@@ -179,6 +179,18 @@ def test_a_whole_series_is_answered_at_once(client_of: ClientOf, model_version: 
     assert (organs[labelled.pk], organs[other.pk]) == ("chest", None)
 
 
+def test_history_is_on_the_images_page_for_curators(
+    client_of: ClientOf, waiting_images: dict[str, Image]
+) -> None:
+    image = waiting_images["wrong"]
+    edit = reviewing.keep([image.pk], factories.make_user("curator"))
+    assert edit
+    undo(edit, None)
+    page = client_of("curator").get(f"/images/{image.pk}/").content.decode()
+    assert f"organ confirmed in the review by {edit.created_by}, undone" in page
+    assert "in the review" not in client_of("clinician").get(f"/images/{image.pk}/").content.decode()
+
+
 def test_skipped_images_wait_for_others_and_come_back(
     client_of: ClientOf, waiting_images: dict[str, Image]
 ) -> None:
