@@ -77,7 +77,7 @@ def report_of_import(folder: Path, sample: Path) -> dict[str, object]:
         from ingest.reports import batch_report
 
         started = time.perf_counter()
-        batch = import_path(sample, "benchmark", "")
+        batch = import_path(sample, "benchmark", "", makes_organs=True)
         return batch_report(batch, time.perf_counter() - started)
     finally:
         redis.terminate()

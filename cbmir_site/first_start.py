@@ -79,7 +79,7 @@ def has_other_images() -> bool:
 
 def import_collection(console: Console, data: Path | None, name: str) -> None:
     if data:
-        call_command("import_images", str(data), dataset=name)
+        call_command("import_images", str(data), dataset=name, new_organs=True)
         return
     from ingest.phantoms import write_collection
 
@@ -92,7 +92,7 @@ def import_collection(console: Console, data: Path | None, name: str) -> None:
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
         progress.stop()
-        call_command("import_images", folder, dataset=name, labels="folder")
+        call_command("import_images", folder, dataset=name, labels="folder", new_organs=True)
 
 
 def progress_bar(console: Console) -> Progress:

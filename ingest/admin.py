@@ -21,6 +21,7 @@ from ingest.models import (
     LabelOrigin,
     Modality,
     OrganClass,
+    OrganName,
     Split,
     UploadBatch,
     UploadedFile,
@@ -53,6 +54,17 @@ class DatasetAdmin(WithImageCount):
 class OrganClassAdmin(WithImageCount):
     list_display = ["name", "image_count"]
     search_fields = ["name"]
+
+
+@admin.register(OrganName)
+class OrganNameAdmin(admin.ModelAdmin[OrganName]):
+    """What names that come with files mean. A meaning that is changed here is for files to come."""
+
+    list_display = ["name", "organ", "is_ignored", "decided_by", "decided_at"]
+    list_filter = ["is_ignored"]
+    list_select_related = ["organ", "decided_by"]
+    search_fields = ["name", "organ__name"]
+    fields = ["name", "organ", "is_ignored"]
 
 
 @admin.register(Modality)

@@ -64,7 +64,12 @@ class BatchViewSet(
 
     def perform_create(self, serializer: BaseSerializer[Any]) -> None:
         asked = serializer.validated_data
-        batch = open_batch(asked["dataset"]["name"], asked["label_source"], self.request.user)
+        batch = open_batch(
+            asked["dataset"]["name"],
+            asked["label_source"],
+            self.request.user,
+            makes_organs=asked["makes_organs"],
+        )
         serializer.instance = self.get_queryset().get(pk=batch.pk)
 
     @extend_schema(

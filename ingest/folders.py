@@ -29,6 +29,8 @@ def import_path(
     dataset_name: str,
     label_source: str = "",
     user: User | None = None,
+    *,
+    makes_organs: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> UploadBatch:
     """Import a folder, a file or a zip into one batch, and return it when every file is done.
@@ -39,7 +41,9 @@ def import_path(
     """
     if path.is_file() and is_zip(path.name):
         names = zip_names(path)
-        batch = open_batch(dataset_name, label_source or natural_label_source(names), user)
+        batch = open_batch(
+            dataset_name, label_source or natural_label_source(names), user, makes_organs=makes_organs
+        )
         with path.open("rb") as file:
             import_rows(batch, expand_zip(batch, path.name, file), len(names), on_progress)
         return batch
@@ -48,7 +52,7 @@ def import_path(
     manifest = manifest_among(files) if label_source == LabelSource.MANIFEST else None
     if label_source == LabelSource.MANIFEST and manifest is None:
         raise ManifestError("There is no manifest.csv in the folder.")
-    batch = open_batch(dataset_name, label_source, user)
+    batch = open_batch(dataset_name, label_source, user, makes_organs=makes_organs)
     import_rows(batch, receive_all(batch, files, manifest), len(files), on_progress)
     return batch
 

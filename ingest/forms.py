@@ -34,6 +34,7 @@ class BatchForm(forms.Form):
     label_source = forms.ChoiceField(
         choices=LabelSource, initial=LabelSource.DICOM, label="Labels from", widget=forms.RadioSelect
     )
+    makes_organs = forms.BooleanField(required=False, label="Make new organs of unknown names")
     loose_files = ManyFilesField(required=False, label="Files, or a zip")
     folder = ManyFilesField(required=False, label="A folder")
     paths = forms.CharField(required=False, widget=forms.HiddenInput)

@@ -26,11 +26,11 @@ from ingest.models import (
     ImageQuerySet,
     LabelSource,
     Modality,
-    OrganClass,
     UploadBatch,
     UploadedFile,
     UploadedFileQuerySet,
 )
+from ingest.naming import organ_meant
 from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
@@ -194,7 +194,8 @@ def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
     if first is None:
         return False
     if row.organ_name:
-        existing.filter(organ=None).update(organ=organ_named(row.organ_name))
+        organ = organ_meant(row.organ_name, makes_organs=row.batch.makes_organs)
+        existing.filter(organ=None).update(organ=organ, incoming_organ=row.organ_name)
     if row.modality_code:
         existing.filter(modality=None).update(modality=modality_coded(row.modality_code))
     row.duplicate_of, row.reason_code = first, "duplicate"
@@ -214,7 +215,8 @@ def images_of(row: UploadedFile, image: ReadImage) -> list[Image]:
         "sha256": row.sha256,
         "source_path": row.path,
         "original": original_name(row.sha256),
-        "organ": organ_named(organ),
+        "organ": organ_meant(organ, makes_organs=row.batch.makes_organs),
+        "incoming_organ": organ,
         "modality": modality_coded(row.modality_code or modality_code(image.modality)),
         "split": row.split,
         "patient_key": patient_key_of(image),
@@ -242,10 +244,6 @@ def stored_frame(sha256: str, frame: Frame) -> dict[str, str | int]:
         "rendition": store_once(rendition_name(sha256, frame.frame_number), rendition, len(rendition)),
         "preview": store_once(preview_name(sha256, frame.frame_number), picture, len(picture)),
     }
-
-
-def organ_named(name: str) -> OrganClass | None:
-    return OrganClass.objects.get_or_create(name=name)[0] if name else None
 
 
 def modality_coded(code: str) -> Modality | None:

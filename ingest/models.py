@@ -23,6 +23,25 @@ class OrganClass(models.Model):
         return self.name
 
 
+class OrganName(models.Model):
+    """A name that came with files and is no class's: what it means is decided once (ingest/naming.py)."""
+
+    name = models.SlugField(max_length=64, unique=True)
+    organ = models.ForeignKey(OrganClass, models.SET_NULL, null=True, blank=True, related_name="other_names")
+    is_ignored = models.BooleanField(default=False, help_text="It names no organ of the collection.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 class Modality(models.Model):
     """An imaging modality under its DICOM code (PS3.3 C.7.3.1.1.1): CT, MR, DX, US, ..."""
 
@@ -74,6 +93,9 @@ class UploadBatch(models.Model):
 
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="batches")
     label_source = models.CharField(max_length=16, choices=LabelSource, default=LabelSource.DICOM)
+    makes_organs = models.BooleanField(
+        default=False, help_text="Unknown organ names become classes, instead of waiting for a decision."
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -205,6 +227,9 @@ class Image(models.Model):
 
     organ = models.ForeignKey(OrganClass, models.PROTECT, null=True, blank=True, related_name="images")
     modality = models.ForeignKey(Modality, models.PROTECT, null=True, blank=True, related_name="images")
+    incoming_organ = models.CharField(
+        max_length=64, blank=True, help_text="The organ's name as it came with the file, as a slug."
+    )
     body_part_examined = models.CharField(max_length=64, blank=True, help_text="The file's own claim.")
     split = models.CharField(max_length=8, choices=Split, blank=True)
 
@@ -248,6 +273,7 @@ class Image(models.Model):
         ordering = ["id"]
         indexes = [
             models.Index(fields=["series_key"], name="image_series", condition=~Q(series_key="")),
+            models.Index(fields=["incoming_organ"], name="image_unlabelled", condition=Q(organ=None)),
             GinIndex(fields=["words"], name="image_words"),
         ]
         constraints = [
@@ -262,6 +288,7 @@ class LabelOrigin(models.TextChoices):
     """Where people label."""
 
     REVIEW = "review", "the review"
+    NAME = "name", "a decision on its name"
     ADMIN = "admin", "the admin"
     REST = "rest", "the REST API"
 

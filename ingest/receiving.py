@@ -44,14 +44,22 @@ class IncomingFile:
     claims: Claims = NO_CLAIMS
 
 
-def open_batch(dataset_name: str, label_source: str, user: User | AnonymousUser | None) -> UploadBatch:
+def open_batch(
+    dataset_name: str,
+    label_source: str,
+    user: User | AnonymousUser | None,
+    *,
+    makes_organs: bool = False,
+) -> UploadBatch:
     """A new batch into the data set of that name, which is made if there is none."""
     creator = user if isinstance(user, User) else None
     with transaction.atomic():
         dataset, _created = Dataset.objects.get_or_create(
             name=dataset_name.strip(), defaults={"created_by": creator}
         )
-        return UploadBatch.objects.create(dataset=dataset, label_source=label_source, created_by=creator)
+        return UploadBatch.objects.create(
+            dataset=dataset, label_source=label_source, makes_organs=makes_organs, created_by=creator
+        )
 
 
 def receive_file(

@@ -10,12 +10,15 @@ from ingest.models import Dataset, FileState, LabelSource, Modality, OrganClass,
 class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
     dataset = serializers.CharField(source="dataset.name", max_length=120, help_text="Made if there is none.")
     label_source = serializers.ChoiceField(choices=LabelSource.choices, default=LabelSource.DICOM)
+    makes_organs = serializers.BooleanField(
+        default=False, help_text="Unknown organ names become classes, instead of waiting for a decision."
+    )
     state = serializers.SerializerMethodField(help_text="empty, importing or finished")
     files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
 
     class Meta:
         model = UploadBatch
-        fields = ["id", "dataset", "label_source", "created_at", "state", "files"]
+        fields = ["id", "dataset", "label_source", "makes_organs", "created_at", "state", "files"]
 
     def get_state(self, batch: Any) -> str:
         if not batch.files_total:

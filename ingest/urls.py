@@ -7,6 +7,7 @@ app_name = "ingest"
 urlpatterns = [
     path("", views.batch_list, name="batch_list"),
     path("new/", views.batch_create, name="batch_create"),
+    path("names/", views.names, name="names"),
     path("<int:pk>/", views.batch_detail, name="batch_detail"),
     path("<int:pk>/cancel/", views.batch_cancel, name="batch_cancel"),
     path("<int:pk>/retry/", views.batch_retry, name="batch_retry"),

@@ -14,7 +14,8 @@ from ingest.archives import receive_upload
 from ingest.bell import ring
 from ingest.forms import BatchForm
 from ingest.ledger import cancel, causes_of, pace_of, retry
-from ingest.models import FileState, UploadBatch
+from ingest.models import FileState, OrganClass, OrganName, UploadBatch
+from ingest.naming import decide, undecided, waiting_names
 from ingest.receiving import open_batch
 from ingest.reports import csv_report
 
@@ -32,7 +33,8 @@ class HtmxRequest(HttpRequest):
 def batch_list(request: HttpRequest) -> HttpResponse:
     batches = UploadBatch.objects.with_counts().select_related("dataset", "created_by").order_by("-id")
     page = Paginator(batches, BATCHES_PER_PAGE).get_page(request.GET.get("page"))
-    return render(request, "ingest/batch_list.html", {"page": page})
+    context = {"page": page, "undecided": undecided().count()}
+    return render(request, "ingest/batch_list.html", context)
 
 
 @require_http_methods(["GET", "POST"])
@@ -41,7 +43,12 @@ def batch_list(request: HttpRequest) -> HttpResponse:
 def batch_create(request: HttpRequest) -> HttpResponse:
     form = BatchForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
-        batch = open_batch(form.cleaned_data["dataset"], form.cleaned_data["label_source"], request.user)
+        batch = open_batch(
+            form.cleaned_data["dataset"],
+            form.cleaned_data["label_source"],
+            request.user,
+            makes_organs=form.cleaned_data["makes_organs"],
+        )
         for _row in receive_upload(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
             pass
         ring("ingest.import_queued_files")
@@ -86,6 +93,7 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "page": page,
         "done": batch.files_total - unfinished,
         "is_finished": not unfinished,
+        "undecided": undecided().count(),
     }
 
 
@@ -123,3 +131,30 @@ def batch_report(request: HttpRequest, pk: int) -> StreamingHttpResponse:
 
 def counted(files: int) -> str:
     return f"{files:,} file{'' if files == 1 else 's'}"
+
+
+@require_http_methods(["GET", "POST"])
+@login_required
+@permission_required("ingest.add_organclass", raise_exception=True)
+def names(request: HttpRequest) -> HttpResponse:
+    """Organ names that wait for a decision. "class" makes a class of that name; "organ" takes another."""
+    if request.method == "GET":
+        context = {"names": waiting_names(), "organs": OrganClass.objects.all()}
+        return render(request, "ingest/names.html", context)
+    meaning = request.POST.get("meaning", "")
+    chosen = undecided().filter(name__in=request.POST.getlist("name"))
+    other = OrganClass.objects.filter(name=request.POST.get("organ", "")).first()
+    if meaning == "organ" and other is None:
+        messages.warning(request, "Choose an organ of the list.")
+    elif meaning in ("class", "organ", "none"):
+        for name in chosen:
+            decide_as(name, meaning, other, request)
+    return redirect("ingest:names")
+
+
+def decide_as(name: OrganName, meaning: str, other: OrganClass | None, request: HttpRequest) -> None:
+    if meaning == "class":
+        other, _created = OrganClass.objects.get_or_create(name=name.name)
+    decide(name, other if meaning != "none" else None, request.user)
+    means = f"means {other}" if other and meaning != "none" else "names no organ"
+    messages.success(request, f"From now on {name} {means}.")

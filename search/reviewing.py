@@ -45,7 +45,8 @@ class Waiting:
 
 def waiting(version: ModelVersion | None, why: Why) -> EmbeddingQuerySet:
     """Embeddings of images that nobody has reviewed, the most instructive first."""
-    spoken = LabelChange.objects.filter(image=OuterRef("image"), attribute="organ", edit__undone_at=None)
+    said = LabelChange.objects.exclude(edit__origin=LabelOrigin.NAME).filter(edit__undone_at=None)
+    spoken = said.filter(image=OuterRef("image"), attribute="organ")
     found = Embedding.objects.filter(model_version=version).filter(~Exists(spoken))
     if why == Why.CONTRADICTS:  # the surer the network, the likelier the label is wrong
         return found.exclude(organ=F("predicted_organ")).order_by("-organ_probability", "pk")

@@ -21,6 +21,9 @@ CURATE = [
     "ingest.add_organclass",
     "ingest.view_organclass",
     "ingest.change_organclass",
+    "ingest.view_organname",
+    "ingest.add_organname",
+    "ingest.change_organname",
     "ingest.view_modality",
     "search.view_mark",
 ]

@@ -164,7 +164,9 @@ def image_preview(request: Request, pk: int) -> FileResponse:
 @require_safe
 @requires("ingest.view_image")
 def image_detail(request: Request, pk: int) -> HttpResponse:
-    image = get_object_or_404(Image.objects.select_related("organ", "modality", "dataset", "uploaded_file__batch"), pk=pk)
+    image = get_object_or_404(
+        Image.objects.select_related("organ", "modality", "dataset", "uploaded_file__batch"), pk=pk
+    )
     neighbours = neighbours_of(image)
     context = {
         "image": image,

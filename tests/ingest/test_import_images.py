@@ -26,6 +26,7 @@ gone.png,liver,,,
 
 def import_images(path: Path, **options: Any) -> dict[str, Any]:
     out = StringIO()
+    options = {"new_organs": True, **options}
     call_command("import_images", str(path), dataset="ward", json=True, stdout=out, **options)
     report: dict[str, Any] = json.loads(out.getvalue())
     return report

@@ -14,6 +14,7 @@ from rich.table import Table
 from ingest.folders import import_path
 from ingest.labels import ManifestError
 from ingest.models import LabelSource, UploadBatch
+from ingest.naming import undecided
 from ingest.reports import batch_report
 
 
@@ -29,6 +30,11 @@ class Command(BaseCommand):
             default="",
             help="Where labels come from. By default a manifest.csv, else folder names, else DICOM tags.",
         )
+        parser.add_argument(
+            "--new-organs",
+            action="store_true",
+            help="Make organs of unknown names. By default they wait for a curator's decision.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
     def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
@@ -39,7 +45,7 @@ class Command(BaseCommand):
             raise CommandError("The data set needs a name.")
         started = time.monotonic()
         try:
-            batch = self.import_with_progress(path, dataset, labels)
+            batch = self.import_with_progress(path, dataset, labels, options["new_organs"])
         except (ManifestError, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
@@ -48,7 +54,7 @@ class Command(BaseCommand):
         else:
             self.print_tables(report)
 
-    def import_with_progress(self, path: Path, dataset: str, labels: str) -> UploadBatch:
+    def import_with_progress(self, path: Path, dataset: str, labels: str, makes_organs: bool) -> UploadBatch:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
         started = time.monotonic()
@@ -59,7 +65,7 @@ class Command(BaseCommand):
                 speed = done / max(time.monotonic() - started, 1e-6)
                 progress.update(task, completed=done, total=total, rate=f"{speed:.0f} files/s")
 
-            return import_path(path, dataset, labels, on_progress=show)
+            return import_path(path, dataset, labels, makes_organs=makes_organs, on_progress=show)
 
     def print_tables(self, report: dict[str, Any]) -> None:
         table = Table("", "files", title=f"Imported into {report['dataset']}")
@@ -75,3 +81,8 @@ class Command(BaseCommand):
         with console.capture() as printed:
             console.print(table)
         self.stdout.write(printed.get())
+        if names := ", ".join(undecided().values_list("name", flat=True)[:10]):
+            self.stdout.write(
+                f"Organ names that wait for a decision, on the page Imports: {names}. "
+                "Their images have no label until then."
+            )
