@@ -9,11 +9,10 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods
 from django_htmx.middleware import HtmxDetails
 
-from ingest.archives import receive_upload
 from ingest.bell import ring
 from ingest.forms import BatchForm
 from ingest.models import FileState, UploadBatch
-from ingest.receiving import open_batch
+from ingest.receiving import open_batch, receive_all
 
 FILES_PER_PAGE = 100
 BATCHES_PER_PAGE = 25
@@ -39,7 +38,7 @@ def batch_create(request: HttpRequest) -> HttpResponse:
     form = BatchForm(request.POST or None, request.FILES or None)
     if request.method == "POST" and form.is_valid():
         batch = open_batch(form.cleaned_data["dataset"], form.cleaned_data["label_source"], request.user)
-        for _row in receive_upload(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
+        for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
             pass
         ring("ingest.import_queued_files")
         return redirect("ingest:batch_detail", batch.pk)
