@@ -162,7 +162,7 @@ def members_of(file: IO[bytes], allowance: Allowance, stack: ExitStack) -> Itera
 def zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
     for info in archive.infolist():
         path = readable_name(info)
-        if info.is_dir() or is_noise(clean_path(path)):
+        if path.endswith("/") or is_noise(clean_path(path)):
             continue
         if info.flag_bits & ZIP_ENCRYPTED:
             raise RejectedFile("encrypted_zip", "The zip is encrypted. Send it without a password.")

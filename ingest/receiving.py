@@ -136,8 +136,9 @@ def receive_named(
         ended.add(row.path)
         yield row
     present = ended | {clean_path(file.path) for file in files}
-    for path in (manifest.claims if manifest else {}).keys() - present:
-        if ended.isdisjoint(map(str, PurePosixPath(path).parents)):  # else in an archive that was refused
+    for path in manifest.claims if manifest else ():
+        is_inside_a_refused_archive = not ended.isdisjoint(map(str, PurePosixPath(path).parents))
+        if path not in present and not is_inside_a_refused_archive:
             sentence = "The manifest names this file, but it is not there."
             yield reject_unread(UploadedFile(batch=batch, path=path), "missing_file", sentence)
 

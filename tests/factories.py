@@ -87,8 +87,9 @@ def dicom_bytes(pixels: np.ndarray | None = None, seed: int = 0, **attributes: A
 
 def dicomdir_bytes() -> bytes:
     """The index that lies in the root of a DICOM medium."""
+    indexed = {"StudyDate": "20200102", "StudyTime": "0304", "StudyID": "1", "AccessionNumber": "2"}
     files = FileSet()
-    files.add(pydicom.dcmread(BytesIO(dicom_bytes())))
+    files.add(pydicom.dcmread(BytesIO(dicom_bytes(SeriesNumber=1, InstanceNumber=1, **indexed))))
     with TemporaryDirectory() as folder:
         files.write(folder)
         return Path(folder, "DICOMDIR").read_bytes()

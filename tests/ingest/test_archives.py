@@ -16,7 +16,7 @@ import pytest
 from ingest import archives
 from ingest.archives import Allowance, is_archive, unpacked
 from ingest.image_file import RejectedFile
-from ingest.labels import Claims
+from ingest.labels import NO_CLAIMS, Claims
 from ingest.models import UploadedFile
 from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
 from tests.factories import dicom_bytes, dicomdir_bytes, png_bytes, tar_bytes, zip_bytes
@@ -30,7 +30,7 @@ zip_and_tar = pytest.mark.parametrize("pack", [zip_bytes, tar_bytes], ids=["zip"
 
 
 def receive(
-    files: dict[str, bytes], label_source: str = "dicom", claims: Claims = Claims()
+    files: dict[str, bytes], label_source: str = "dicom", claims: Claims = NO_CLAIMS
 ) -> list[UploadedFile]:
     incoming = [IncomingFile(name, partial(io.BytesIO, content), claims) for name, content in files.items()]
     return list(receive_all(open_batch("ward", label_source, None), incoming, manifest_among(incoming)))
@@ -363,7 +363,7 @@ def test_names_in_other_scripts() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "gbk", "shift-jis", "latin-1"])
 def test_names_in_an_encoding_that_is_not_told(encoding: str) -> None:
     name = "é.png" if encoding == "latin-1" else "頭部.png"
-    for pack in PACKS[:2]:
+    for pack in (zip_bytes, tar_bytes):
         raw = name.encode(encoding)
         content = pack({"N" * len(raw): png_bytes()}).replace(b"N" * len(raw), raw)
         if pack is tar_bytes:
@@ -414,13 +414,13 @@ def test_tar_that_leads_back_ends() -> None:
 
 def test_memory_stays_flat(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archives, "SPOOL_BYTES", 2**20)
-    files = {f"{i}.bin": random.Random(i).randbytes(2**22) for i in range(8)}
+    files = {f"{i}.bin": random.Random(i).randbytes(2**21) for i in range(8)}
     for content in (zip_bytes({"i.tgz": tar_bytes(files, "gz")}), tar_bytes({"i.zip": zip_bytes(files)})):
         tracemalloc.start()
         assert len(receive_one(content)) == 8
         _now, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert peak < 12 * 2**20
+        assert peak < 12 * 2**20  # of 16
 
 
 def test_every_member_of_any_damaged_archive_is_read_or_refused() -> None:
