@@ -35,7 +35,7 @@ ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 ZIP_ENCRYPTED, ZIP_UTF8 = 0x1, 0x800  # bits of a member's flags
 # Zips that are documents (Office, OpenDocument and EPUB, iWork) or programs, by a member that each has.
 MEMBERS_OF_DOCUMENTS = {"[Content_Types].xml", "mimetype", "Index/Document.iwa", "META-INF/MANIFEST.MF"}
-OPENERS_BY_START: dict[bytes, Callable[[Any], IO[bytes]]] = {
+OPENERS_BY_START: dict[bytes, Callable[[Any], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
     b"\xfd7zXZ\x00": lzma.open,
