@@ -252,7 +252,7 @@ SPECTACULAR_SETTINGS = {
 }
 
 # Limits on what people bring in.
-MAX_UPLOAD_BYTES = env_int("CBMIR_MAX_UPLOAD_MB", 512) * 2**20  # one file, or one zip as a whole
+MAX_UPLOAD_BYTES = env_int("CBMIR_MAX_UPLOAD_MB", 512) * 2**20  # one file, or one archive unpacked
 REJECTED_DAYS = env_int("CBMIR_REJECTED_DAYS", 7)  # the bytes of rejected files are kept, to be tried again
 MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # evenly spaced frames of a multi-frame object
 DATA_UPLOAD_MAX_NUMBER_FILES = 5000

@@ -16,12 +16,11 @@ from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
-from ingest.archives import receive_upload
 from ingest.bell import ring
 from ingest.labels import Claims, ManifestError
 from ingest.ledger import cancel, retry
 from ingest.models import Dataset, FileState, Modality, OrganClass, UploadBatch
-from ingest.receiving import IncomingFile, manifest_among, open_batch
+from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
 from ingest.reports import csv_report
 from ingest.serializers import (
     BatchSerializer,
@@ -89,13 +88,13 @@ class BatchViewSet(
     )
     @files.mapping.post
     def add_files(self, request: Request, pk: str | None = None) -> Response:
-        """Bring files in. A zip is expanded, and a manifest.csv sent along labels the files beside it."""
+        """Bring files in. Archives are unpacked, and a manifest.csv sent along labels the files beside it."""
         asked = FilesUploadSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         batch = self.get_object()
         files = incoming_files(asked.validated_data)
         try:
-            rows = list(receive_upload(batch, files, manifest_among(files)))
+            rows = list(receive_all(batch, files, manifest_among(files)))
         except ManifestError as error:
             raise ValidationError({"file": str(error)}) from error
         ring("ingest.import_queued_files")

@@ -68,6 +68,11 @@ def looks_like_dicom(content: bytes) -> bool:
     )
 
 
+def looks_like_dicomdir(content: bytes) -> bool:
+    """The index of a medium (PS3.10): its file header names the class Media Storage Directory Storage."""
+    return content[128:132] == b"DICM" and uid.MediaStorageDirectoryStorage.encode() in content[132:512]
+
+
 def read_dicom(
     content: bytes, *, max_frames: int = 8, frame: int | None = None, middle_frame_only: bool = False
 ) -> ReadImage:

@@ -1,10 +1,9 @@
-"""Importing a folder, a file or a zip of this machine, in this process."""
+"""Importing a folder, a file or an archive of this machine, in this process."""
 
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -12,10 +11,17 @@ from typing import IO
 
 from django.contrib.auth.models import User
 
-from ingest.archives import expand_zip, is_zip
+from ingest.archives import DAMAGED, Allowance, is_archive, members_of
 from ingest.image_file import RejectedFile
 from ingest.importing import import_queued
-from ingest.labels import ManifestError, clean_path, is_noise, manifest_path
+from ingest.labels import (
+    ManifestError,
+    clean_path,
+    folder_of,
+    has_archive_name,
+    is_noise,
+    manifest_path,
+)
 from ingest.models import LabelSource, UploadBatch, UploadedFile
 from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
 
@@ -33,27 +39,21 @@ def import_path(
     makes_organs: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> UploadBatch:
-    """Import a folder, a file or a zip into one batch, and return it when every file is done.
+    """Import a folder, a file or an archive into one batch, and return it when every file is done.
 
     Without a label source: a manifest where there is one, else folder names where images lie in folders,
-    else DICOM tags. Workers may import beside it. Raises ManifestError, and OSError where `path` cannot be
-    read.
+    else DICOM tags. Archives in a folder are unpacked as well. Workers may import beside it. Raises
+    ManifestError.
     """
-    if path.is_file() and is_zip(path.name):
-        names = zip_names(path)
-        batch = open_batch(
-            dataset_name, label_source or natural_label_source(names), user, makes_organs=makes_organs
-        )
-        with path.open("rb") as file:
-            import_rows(batch, expand_zip(batch, path.name, file), len(names), on_progress)
-        return batch
     files = files_under(path)
-    label_source = label_source or natural_label_source([file.path for file in files])
+    paths = [inside for file in files for inside in paths_inside(file, is_alone=len(files) == 1)]
+    label_source = label_source or natural_label_source(paths)
     manifest = manifest_among(files) if label_source == LabelSource.MANIFEST else None
-    if label_source == LabelSource.MANIFEST and manifest is None:
+    may_be_inside = bool(files) and all(map(holds_archive, files))
+    if label_source == LabelSource.MANIFEST and manifest is None and not may_be_inside:
         raise ManifestError("There is no manifest.csv in the folder.")
     batch = open_batch(dataset_name, label_source, user, makes_organs=makes_organs)
-    import_rows(batch, receive_all(batch, files, manifest), len(files), on_progress)
+    import_rows(batch, receive_all(batch, files, manifest), len(paths), on_progress)
     return batch
 
 
@@ -73,17 +73,28 @@ def import_rows(batch: UploadBatch, rows: Iterator[UploadedFile], total: int, on
 def natural_label_source(paths: Sequence[str]) -> LabelSource:
     if manifest_path(paths):
         return LabelSource.MANIFEST
-    return LabelSource.FOLDER if any("/" in path for path in paths) else LabelSource.DICOM
+    return LabelSource.FOLDER if any(map(folder_of, paths)) else LabelSource.DICOM
 
 
-def zip_names(path: Path) -> list[str]:
-    """Cleaned names of a zip's files; none where it cannot be read, which importing it will tell."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [clean_path(member.filename) for member in archive.infolist() if not member.is_dir()]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return []
-    return [name for name in names if not is_noise(name)]
+def holds_archive(file: IncomingFile) -> bool:
+    with suppress(RejectedFile), file.open() as stream:
+        return is_archive(file.path, stream)
+    return False
+
+
+def paths_inside(file: IncomingFile, is_alone: bool) -> list[str]:
+    """The file's path or, of an archive, those that its members will have; an archive in it counts as one.
+
+    Of many files, only those named like archives are opened for this.
+    """
+    if not (is_alone or has_archive_name(file.path)) or not holds_archive(file):
+        return [file.path]
+    folder = "" if is_alone else f"{file.path}/"
+    with suppress(RejectedFile, *DAMAGED), file.open() as stream, ExitStack() as stack:
+        members = members_of(stream, Allowance(stream.seek(0, os.SEEK_END)), stack)
+        names = [clean_path(member.path) for member in members]
+        return [folder + name for name in names if not is_noise(name)]
+    return [file.path]
 
 
 def files_under(path: Path) -> list[IncomingFile]:

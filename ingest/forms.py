@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.core.files.uploadedfile import UploadedFile as PostedFile
 
-from ingest.archives import is_zip
+from ingest.archives import is_archive
 from ingest.labels import ManifestError
 from ingest.models import Dataset, LabelSource
 from ingest.receiving import IncomingFile, manifest_among
@@ -35,7 +35,11 @@ class BatchForm(forms.Form):
         choices=LabelSource, initial=LabelSource.DICOM, label="Labels from", widget=forms.RadioSelect
     )
     makes_organs = forms.BooleanField(required=False, label="Make new organs of unknown names")
-    loose_files = ManyFilesField(required=False, label="Files, or a zip")
+    loose_files = ManyFilesField(
+        required=False,
+        label="Files, or an archive (zip, tar)",
+        help_text="Tars may be compressed (gz, bz2, xz), and archives may hold archives. No passwords.",
+    )
     folder = ManyFilesField(required=False, label="A folder")
     paths = forms.CharField(required=False, widget=forms.HiddenInput)
 
@@ -43,14 +47,14 @@ class BatchForm(forms.Form):
         cleaned = super().clean() or self.cleaned_data
         posted: list[PostedFile] = [*cleaned.get("loose_files", []), *cleaned.get("folder", [])]
         if not posted:
-            raise forms.ValidationError("Choose files, a folder or a zip.")
+            raise forms.ValidationError("Choose files, a folder or an archive.")
         cleaned["incoming"] = files = incoming_files(posted, self.posted_paths())
         try:
             cleaned["manifest"] = manifest_among(files)
         except ManifestError as error:
             raise forms.ValidationError(str(error)) from error
         needs_manifest = cleaned.get("label_source") == LabelSource.MANIFEST and not cleaned["manifest"]
-        if needs_manifest and not all(is_zip(file.path) for file in files):
+        if needs_manifest and not all(is_archive(file.name or "", file) for file in posted):  # type: ignore[arg-type]
             raise forms.ValidationError("There is no manifest.csv among the files.")
         return cleaned
 

@@ -12,7 +12,9 @@ from ingest.models import LabelSource, Split
 
 MANIFEST_NAME = "manifest.csv"
 MANIFEST_NEEDS = ("path", "organ")  # modality, group_id and split are optional
+MANIFEST_BYTES = 64 * 2**20
 PATH_LENGTH = 1024
+ARCHIVE_NAMES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
 NOISE = {"__macosx", "thumbs.db", "desktop.ini"}  # what operating systems leave behind
 
 # BodyPartExamined (PS3.16 annex L) where our label is another word.
@@ -80,6 +82,15 @@ def is_noise(path: str) -> bool:
     return any(part.startswith(".") or part.lower() in NOISE for part in path.split("/"))
 
 
+def has_archive_name(path: str) -> bool:
+    return path.lower().endswith(ARCHIVE_NAMES)
+
+
+def folder_of(path: str) -> str:
+    """The folder that holds the file, "" where there is none. An archive holds files, but is no folder."""
+    return next((part for part in path.split("/")[-2::-1] if not has_archive_name(part)), "")
+
+
 def organ_slug(name: str) -> str:
     return slugify(name)[:64]
 
@@ -103,8 +114,8 @@ def claims_for(path: str, label_source: str, manifest: Manifest | None, claims: 
     """The labels of the file at `path`: what was said of it expressly, else the manifest, else its folder."""
     if manifest:
         found = manifest.claims.get(path, NO_CLAIMS)
-    elif label_source == LabelSource.FOLDER and "/" in path:
-        found = Claims(organ_name=path.split("/")[-2])
+    elif label_source == LabelSource.FOLDER:
+        found = Claims(organ_name=folder_of(path))
     else:
         found = NO_CLAIMS
     return Claims(

@@ -5,7 +5,9 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
+from pathlib import PurePosixPath
 from typing import IO
 
 from django.conf import settings
@@ -13,11 +15,15 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 from django.utils import timezone
 
+from ingest.archives import Allowance, inflated, is_archive, start_of, unpacked
+from ingest.dicom import looks_like_dicomdir
 from ingest.image_file import RejectedFile
 from ingest.labels import (
+    MANIFEST_BYTES,
     NO_CLAIMS,
     Claims,
     Manifest,
+    ManifestError,
     claims_for,
     clean_path,
     is_noise,
@@ -27,7 +33,7 @@ from ingest.labels import (
     read_manifest,
     split_name,
 )
-from ingest.models import Dataset, FileState, UploadBatch, UploadedFile
+from ingest.models import Dataset, FileState, LabelSource, UploadBatch, UploadedFile
 from ingest.pseudonyms import keyed_hash
 from ingest.storing import lock_bytes, original_name, store_once
 
@@ -102,38 +108,96 @@ def reject_unread(row: UploadedFile, code: str, sentence: str) -> UploadedFile:
     return row
 
 
-def manifest_among(files: Sequence[IncomingFile]) -> Manifest | None:
-    """The manifest.csv that came with the files, if there is one. Raises ManifestError."""
-    by_path = {clean_path(file.path): file for file in files}
+def manifest_among(files: Sequence[IncomingFile], folder: str = "") -> Manifest | None:
+    """The manifest.csv that came with the files, which all lie in `folder`. Raises ManifestError."""
+    by_path = {clean_path(file.path).removeprefix(f"{folder}/"): file for file in files}
     path = manifest_path(by_path)
     if path is None:
         return None
     with by_path[path].open() as stream:
         stream.seek(0)
-        return read_manifest(stream.read(), path)
+        content = stream.read(MANIFEST_BYTES + 1)
+    if len(content) > MANIFEST_BYTES:
+        raise ManifestError(f"The manifest is larger than {MANIFEST_BYTES // 2**20} MB.")
+    return read_manifest(content, clean_path(f"{folder}/{path}"))
 
 
 def receive_all(
     batch: UploadBatch, files: Sequence[IncomingFile], manifest: Manifest | None
 ) -> Iterator[UploadedFile]:
-    """Receive every file but the manifest and hidden ones, and yield the rows.
+    """Receive every file but the manifest and hidden ones, and yield the rows. Archives are unpacked.
 
-    A file that the manifest does not name comes in without labels; one that it names and that is not there
-    is a rejected row.
+    The members of an archive that came alone have the paths that they have in it; among other files, and
+    inside another archive, an archive is like a folder: `outer.zip/inner.tar/file.dcm`. A file that the
+    manifest does not name comes in without labels; one that it names and that is not there is a rejected
+    row. A DICOMDIR is the index of the files beside it, which nobody misses: it has no row.
     """
+    yield from receive_named(batch, files, manifest, None)
+
+
+def receive_named(
+    batch: UploadBatch, files: Sequence[IncomingFile], manifest: Manifest | None, allowance: Allowance | None
+) -> Iterator[UploadedFile]:
+    """Receive the files that a manifest is about, and tell which of those it names are not there."""
+    ended = set()
+    for row in receive_each(batch, files, manifest, allowance):
+        ended.add(row.path)
+        yield row
+    present = ended | {clean_path(file.path) for file in files}
+    for path in manifest.claims if manifest else ():
+        is_inside_a_refused_archive = not ended.isdisjoint(map(str, PurePosixPath(path).parents))
+        if path not in present and not is_inside_a_refused_archive:
+            sentence = "The manifest names this file, but it is not there."
+            yield reject_unread(UploadedFile(batch=batch, path=path), "missing_file", sentence)
+
+
+def receive_each(
+    batch: UploadBatch, files: Sequence[IncomingFile], manifest: Manifest | None, allowance: Allowance | None
+) -> Iterator[UploadedFile]:
+    """`allowance` is that of the archive which the files are members of, if they are."""
     wanted = [file for file in files if is_received(file, manifest)]
     for file in wanted:
         path = clean_path(file.path)
-        claims = claims_for(path, batch.label_source, manifest, file.claims)
         try:
             with file.open() as stream:
-                yield receive_file(batch, path, stream, claims)
+                if is_archive(path, stream):
+                    folder = path if allowance or len(wanted) > 1 else ""
+                    yield from receive_members(batch, file, stream, folder, manifest, allowance)
+                elif len(wanted) == 1 or not looks_like_dicomdir(start_of(stream)):
+                    claims = claims_for(path, batch.label_source, manifest, file.claims)
+                    yield receive_file(batch, path, stream, claims)
         except RejectedFile as rejected:
             yield reject_unread(UploadedFile(batch=batch, path=path), rejected.code, rejected.sentence)
-    present = {clean_path(file.path) for file in files}
-    for path in (manifest.claims if manifest else {}).keys() - present:
-        sentence = "The manifest names this file, but it is not there."
-        yield reject_unread(UploadedFile(batch=batch, path=path), "missing_file", sentence)
+        except ManifestError as error:
+            yield reject_unread(UploadedFile(batch=batch, path=path), "bad_manifest", str(error))
+
+
+def receive_members(
+    batch: UploadBatch,
+    archive: IncomingFile,
+    stream: IO[bytes],
+    folder: str,
+    manifest: Manifest | None,
+    allowance: Allowance | None,
+) -> Iterator[UploadedFile]:
+    """Receive an archive's members under `folder`. Raises RejectedFile and ManifestError before any came in.
+
+    A manifest.csv in the archive's root, or in its only folder, labels the members; without one, the
+    manifest beside the archive does. What is said of the archive is said of each of them.
+    """
+    claims = claims_for(clean_path(archive.path), "", manifest, archive.claims)
+    allowance = allowance or Allowance(sent_bytes=stream.seek(0, os.SEEK_END))
+    with unpacked(stream, allowance) as members:
+        files = [
+            IncomingFile(f"{folder}/{clean_path(member.path)}", partial(inflated, member), claims)
+            for member in members
+        ]
+        if own := manifest_among(files, folder):
+            yield from receive_named(batch, files, own, allowance)
+        elif manifest is None and batch.label_source == LabelSource.MANIFEST and claims == NO_CLAIMS:
+            raise ManifestError("The archive has no manifest.csv in its root.")
+        else:
+            yield from receive_each(batch, files, manifest, allowance)
 
 
 def is_received(file: IncomingFile, manifest: Manifest | None) -> bool:

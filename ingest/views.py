@@ -10,13 +10,12 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.middleware import HtmxDetails
 
-from ingest.archives import receive_upload
 from ingest.bell import ring
 from ingest.forms import BatchForm
 from ingest.ledger import cancel, causes_of, pace_of, retry
 from ingest.models import FileState, OrganClass, OrganName, UploadBatch
 from ingest.naming import decide, undecided, waiting_names
-from ingest.receiving import open_batch
+from ingest.receiving import open_batch, receive_all
 from ingest.reports import csv_report
 
 FILES_PER_PAGE = 100
@@ -49,7 +48,7 @@ def batch_create(request: HttpRequest) -> HttpResponse:
             request.user,
             makes_organs=form.cleaned_data["makes_organs"],
         )
-        for _row in receive_upload(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
+        for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
             pass
         ring("ingest.import_queued_files")
         return redirect("ingest:batch_detail", batch.pk)

@@ -1,8 +1,11 @@
 """Makes the rows and files that tests start from: all real, all small."""
 
+import tarfile
+import zipfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,7 @@ from django.db import connection
 from PIL import Image as PillowImage
 from pydicom.dataset import Dataset as DicomDataset
 from pydicom.dataset import FileMetaDataset
+from pydicom.fileset import FileSet
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from ingest.models import Dataset, Image, Modality, OrganClass
@@ -78,6 +82,35 @@ def dicom_bytes(pixels: np.ndarray | None = None, seed: int = 0, **attributes: A
         setattr(ds, keyword, value)
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, ds, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def dicomdir_bytes() -> bytes:
+    """The index that lies in the root of a DICOM medium."""
+    indexed = {"StudyDate": "20200102", "StudyTime": "0304", "StudyID": "1", "AccessionNumber": "2"}
+    files = FileSet()
+    files.add(pydicom.dcmread(BytesIO(dicom_bytes(SeriesNumber=1, InstanceNumber=1, **indexed))))
+    with TemporaryDirectory() as folder:
+        files.write(folder)
+        return Path(folder, "DICOMDIR").read_bytes()
+
+
+def zip_bytes(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tar_bytes(files: dict[str, bytes], compression: str = "") -> bytes:
+    """`compression` is "", "gz", "bz2" or "xz"."""
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as archive:  # type: ignore[call-overload]
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, BytesIO(content))
     return buffer.getvalue()
 
 

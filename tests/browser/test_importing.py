@@ -1,8 +1,6 @@
 """A curator brings images in, sees what became of each file, and finds them by searching."""
 
-import io
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +25,11 @@ def png(seed: int, name: str) -> Any:
 
 
 def zip_file(name: str, members: dict[str, bytes]) -> Any:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for path, content in members.items():
-            archive.writestr(path, content)
-    return {"name": name, "mimeType": "application/zip", "buffer": buffer.getvalue()}
+    return {"name": name, "mimeType": "application/zip", "buffer": factories.zip_bytes(members)}
 
 
 def import_files(
-    page: Page, files: Any, labels_from: str, dataset: str, field: str = "Files, or a zip"
+    page: Page, files: Any, labels_from: str, dataset: str, field: str = "Files, or an archive (zip, tar)"
 ) -> None:
     page.get_by_role("link", name="Imports").click()
     page.get_by_role("link", name="New import").click()
@@ -158,7 +152,7 @@ def test_nothing_chosen_is_told(open_page: OpenPage, watch: Watch) -> None:
 
     page.get_by_role("button", name="Import").click()
 
-    expect(page.get_by_text("Choose files, a folder or a zip.")).to_be_visible()
+    expect(page.get_by_text("Choose files, a folder or an archive.")).to_be_visible()
     expect(page.get_by_label("Data set")).to_have_value("none")
 
 

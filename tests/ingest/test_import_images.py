@@ -1,19 +1,17 @@
-"""manage.py import_images: folders, manifests, zips, and an account of every file."""
+"""manage.py import_images: folders, manifests, archives, and an account of every file."""
 
 import json
-import zipfile
 from collections.abc import Callable
-from io import BytesIO, StringIO
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 
-from ingest.archives import expand_zip
+from ingest.dicom import looks_like_dicomdir
 from ingest.models import Image, UploadBatch
-from ingest.receiving import open_batch
-from tests.factories import dicom_bytes, png_bytes
+from tests.factories import dicom_bytes, dicomdir_bytes, png_bytes, tar_bytes, zip_bytes
 
 pytestmark = pytest.mark.django_db
 
@@ -53,14 +51,6 @@ def write_zip(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
         return path
 
     return make
-
-
-def zip_bytes(files: dict[str, bytes]) -> bytes:
-    buffer = BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return buffer.getvalue()
 
 
 def labels() -> dict[str, tuple[str | None, str | None, str]]:
@@ -217,7 +207,11 @@ def test_zip_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "in.zip").write_bytes(b"PK no")
     report = import_images(tmp_path / "in.zip")
     assert report["rejections"] == [
-        {"path": "in.zip", "code": "bad_zip", "reason": "This is not a zip archive, or it is cut off."}
+        {
+            "path": "in.zip",
+            "code": "bad_archive",
+            "reason": "This is not a zip or tar archive, or it is damaged or cut off.",
+        }
     ]
 
 
@@ -226,7 +220,7 @@ def test_zip_bomb_is_refused_whole(write_zip: Any, settings: Any, media_root: Pa
     path = write_zip({"heart/a.png": png_bytes(), **{f"heart/{i}": bytes(2**20) for i in range(4)}})
     assert path.stat().st_size < 20_000
     report = import_images(path)
-    assert (report["files"], report["rejected"]) == (1, {"zip_too_large": 1})
+    assert (report["files"], report["rejected"]) == (1, {"archive_too_large": 1})
     assert not media_root.exists()
 
 
@@ -241,35 +235,70 @@ def test_zip_whose_header_lies_about_sizes(tmp_path: Path, settings: Any) -> Non
     assert sum(report["rejected"].values()) == 1
 
 
-def test_zip_with_an_encrypted_member() -> None:
-    content = bytearray(zip_bytes({"a.png": png_bytes()}))
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    (row,) = expand_zip(open_batch("ward", "dicom", None), "in.zip", BytesIO(content))
-    assert row.reason_code == "encrypted_zip"
+@pytest.mark.parametrize("name", ["in.tgz", "sent-by-post"])
+def test_tar_as_path_is_labelled_by_its_folders(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(tar_bytes({"heart/a.png": png_bytes(seed=1)}, "gz"))
+    report = import_images(tmp_path / name)
+    assert (report["files"], report["images"]) == (1, 1)
+    assert labels() == {"heart/a.png": ("heart", None, "")}
 
 
-def test_zip_with_too_many_members(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.archives.MAX_MEMBERS", 2)
-    content = zip_bytes({f"{i}.png": png_bytes(seed=i) for i in range(3)})
-    (row,) = expand_zip(open_batch("ward", "dicom", None), "in.zip", BytesIO(content))
-    assert row.reason_code == "too_many_members"
+def test_tar_as_path_with_a_manifest(tmp_path: Path) -> None:
+    members = {"set/manifest.csv": MANIFEST.encode(), "set/x/a.png": png_bytes(seed=1)}
+    (tmp_path / "in.tar").write_bytes(tar_bytes(members))
+    report = import_images(tmp_path / "in.tar")
+    assert labels() == {"set/x/a.png": ("heart", "MR", "test")}
+    assert [row["path"] for row in report["rejections"]] == ["set/x/b.png", "set/gone.png"]
 
 
-def test_damaged_member_does_not_take_the_others_along() -> None:
-    content = bytearray(zip_bytes({"bad.png": png_bytes(seed=1), "good.png": png_bytes(seed=2)}))
-    content[60:90] = bytes(30)
-    rows = expand_zip(open_batch("ward", "dicom", None), "in.zip", BytesIO(content))
-    assert [(row.path, row.state, row.reason_code) for row in rows] == [
-        ("bad.png", "rejected", "damaged"),
-        ("good.png", "queued", ""),
+def test_archives_found_in_a_folder(write: Any) -> None:
+    inner = tar_bytes({"file.dcm": dicom_bytes(seed=1), "liver/b.dcm": dicom_bytes(seed=2)})
+    folder = write(
+        {
+            "outer.zip": zip_bytes({"inner.tar": inner, "notes.txt": b"x"}),
+            "kidney/study.tgz": tar_bytes({"a.png": png_bytes(seed=3)}, "gz"),
+            "heart/c.png": png_bytes(seed=4),
+        }
+    )
+    report = import_images(folder)
+    assert (report["files"], report["images"], report["rejected"]) == (5, 4, {"not_an_image": 1})
+    assert labels() == {
+        "outer.zip/inner.tar/file.dcm": (None, "CT", ""),
+        "outer.zip/inner.tar/liver/b.dcm": ("liver", "CT", ""),
+        "kidney/study.tgz/a.png": ("kidney", None, ""),
+        "heart/c.png": ("heart", None, ""),
+    }
+
+
+def test_manifest_beside_archives_labels_their_members(write: Any) -> None:
+    manifest = "path,organ\na.zip/x/1.png,heart\na.zip/x/gone.png,heart\nb.tar,liver\nc.zip/1.png,chest\n"
+    folder = write(
+        {
+            "manifest.csv": manifest.encode(),
+            "a.zip": zip_bytes({"x/1.png": png_bytes(seed=1)}),
+            "b.tar": tar_bytes({"2.png": png_bytes(seed=2)}),
+            "c.zip": b"PK no",
+        }
+    )
+    report = import_images(folder)
+    assert labels() == {"a.zip/x/1.png": ("heart", None, ""), "b.tar/2.png": ("liver", None, "")}
+    assert sorted((row["path"], row["code"]) for row in report["rejections"]) == [
+        ("a.zip/x/gone.png", "missing_file"),
+        ("c.zip", "bad_archive"),
     ]
+
+
+def test_dicomdir_of_a_medium_is_left_out(write: Any) -> None:
+    folder = write({"DICOMDIR": dicomdir_bytes(), "DICOM/IM0001": dicom_bytes(seed=1)})
+    report = import_images(folder, labels="dicom")
+    assert (report["files"], report["imported"], report["rejected"]) == (1, 1, {})
 
 
 @pytest.mark.shared_data
 def test_folder_of_real_dicom_files_is_accounted_for(shared_data: Path) -> None:
     folder = shared_data / "dicom"
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    files = [path for path in files if not looks_like_dicomdir(path.read_bytes())]
     report = import_images(folder, labels="dicom")
     assert report["files"] == len(files)
     assert report["imported"] + report["duplicates"] + sum(report["rejected"].values()) == len(files)

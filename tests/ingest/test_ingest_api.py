@@ -11,8 +11,8 @@ from ingest.importing import import_queued
 from ingest.models import UploadBatch, UploadedFile
 from ingest.pseudonyms import keyed_hash
 from ingest.receiving import open_batch, receive_file
-from tests.factories import dicom_bytes, make_image, png_bytes
-from tests.ingest.test_import_images import MANIFEST, zip_bytes
+from tests.factories import dicom_bytes, make_image, png_bytes, tar_bytes, zip_bytes
+from tests.ingest.test_import_images import MANIFEST
 
 pytestmark = pytest.mark.django_db
 
@@ -153,11 +153,12 @@ def test_paths_label_by_folder(client_of: ClientOf) -> None:
     assert list(UploadedFile.objects.values_list("path", "organ_name")) == [("set/heart/a.png", "heart")]
 
 
-def test_zip_is_expanded(client_of: ClientOf) -> None:
+@pytest.mark.parametrize("pack", [zip_bytes, tar_bytes])
+def test_archive_is_unpacked(client_of: ClientOf, pack: Callable[[dict[str, bytes]], bytes]) -> None:
     client = client_of("curator")
     url = f"{API}/batches/{make_batch(client, label_source='manifest')['id']}/files/"
-    content = zip_bytes({"manifest.csv": MANIFEST.encode(), "x/a.png": png_bytes()})
-    rows = client.post(url, {"file": posted("in.zip", content)}).json()
+    content = pack({"manifest.csv": MANIFEST.encode(), "x/a.png": png_bytes()})
+    rows = client.post(url, {"file": posted("upload", content)}).json()
     assert sorted((row["path"], row["reason_code"]) for row in rows) == [
         ("gone.png", "missing_file"),
         ("x/a.png", ""),

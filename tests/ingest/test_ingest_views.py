@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from django.urls import reverse
 from ingest.importing import import_queued
 from ingest.models import FileState, Image, UploadBatch, UploadedFile
 from ingest.receiving import open_batch, receive_file
-from tests.factories import dicom_bytes, make_image, png_bytes
-from tests.ingest.test_import_images import MANIFEST, zip_bytes
+from tests.factories import dicom_bytes, make_image, png_bytes, tar_bytes, zip_bytes
+from tests.ingest.test_import_images import MANIFEST
 
 pytestmark = pytest.mark.django_db
 
@@ -84,10 +85,11 @@ def test_folder_upload_is_labelled_by_the_paths_beside_it(client_of: ClientOf) -
     ]
 
 
-def test_zip_and_manifest_uploads(client_of: ClientOf) -> None:
+@pytest.mark.parametrize("pack", [zip_bytes, partial(tar_bytes, compression="xz")])
+def test_archive_with_a_manifest(client_of: ClientOf, pack: Callable[[dict[str, bytes]], bytes]) -> None:
     client = client_of("curator")
-    zipped = zip_bytes({"manifest.csv": MANIFEST.encode(), "x/a.png": png_bytes(seed=1)})
-    data = {"dataset": "ward", "label_source": "manifest", "loose_files": [posted("in.zip", zipped)]}
+    packed = pack({"manifest.csv": MANIFEST.encode(), "x/a.png": png_bytes(seed=1)})
+    data = {"dataset": "ward", "label_source": "manifest", "loose_files": [posted("in", packed)]}
     assert client.post(reverse("ingest:batch_create"), data).status_code == 302
     rows = UploadedFile.objects.filter(state=FileState.QUEUED)
     assert list(rows.values_list("path", "organ_name", "split")) == [("x/a.png", "heart", "test")]
@@ -96,7 +98,7 @@ def test_zip_and_manifest_uploads(client_of: ClientOf) -> None:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        ({"label_source": "dicom"}, "Choose files, a folder or a zip."),
+        ({"label_source": "dicom"}, "Choose files, a folder or an archive."),
         (
             {"label_source": "manifest", "loose_files": [posted("a.png", b"x")]},
             "There is no manifest.csv among the files.",

@@ -1,4 +1,4 @@
-"""Import a folder, a file or a zip into a data set and tell what became of every file."""
+"""Import a folder, a file or an archive into a data set and tell what became of every file."""
 
 import json
 import time
@@ -19,7 +19,7 @@ from ingest.reports import batch_report
 
 
 class Command(BaseCommand):
-    help = "Import a folder, a file or a zip of images into a data set."
+    help = "Import a folder, a file or an archive of images into a data set."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("path", type=Path)
