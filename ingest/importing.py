@@ -15,7 +15,7 @@ from functools import partial
 from django.conf import settings
 from django.core.files.storage import default_storage
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
-from django.db.models import F
+from django.db.models import F, Q
 from django.utils import timezone
 
 from ingest.image_file import Frame, ReadImage, RejectedFile
@@ -83,16 +83,17 @@ def claim_next_file(batch: UploadBatch | None = None) -> UploadedFile | None:
         return row
 
 
+def stuck_files() -> UploadedFileQuerySet:
+    """Rows that a killed worker was reading, locked: to be asked within a transaction."""
+    overdue = Q(claimed_at=None) | Q(claimed_at__lt=timezone.now() - CLAIM_TIMEOUT)
+    reading = UploadedFile.objects.filter(overdue, state=FileState.READING)
+    return reading.select_for_update(skip_locked=True, no_key=True)
+
+
 def release_stuck_files() -> None:
     """Queue again what a killed worker was reading; give up on what has killed several."""
     with transaction.atomic():
-        stuck = list(
-            UploadedFile.objects.filter(
-                state=FileState.READING, claimed_at__lt=timezone.now() - CLAIM_TIMEOUT
-            )
-            .select_for_update(skip_locked=True, no_key=True)
-            .values_list("pk", "attempts")
-        )
+        stuck = list(stuck_files().values_list("pk", "attempts"))
         again = [pk for pk, attempts in stuck if attempts < MAX_ATTEMPTS]
         UploadedFile.objects.filter(pk__in=again).update(state=FileState.QUEUED)
         for row in UploadedFile.objects.filter(pk__in=[pk for pk, _ in stuck]).exclude(pk__in=again):

@@ -45,9 +45,10 @@ def delete_unused_original(sha256: str) -> None:
     """Delete the original unless an image has these bytes, or a file that may still be read."""
     with transaction.atomic():
         lock_bytes(sha256)
+        # In this order: an import ends its row and commits its images at once, between two questions maybe.
         is_used = (
-            Image.objects.filter(sha256=sha256).exists()
-            or UploadedFile.objects.needing_bytes().filter(sha256=sha256).exists()
+            UploadedFile.objects.needing_bytes().filter(sha256=sha256).exists()
+            or Image.objects.filter(sha256=sha256).exists()
         )
         if sha256 and not is_used:
             default_storage.delete(original_name(sha256))

@@ -1,10 +1,13 @@
 """Fixtures for every test: files in a folder of the test's own, people of every role, a tiny real model."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
+from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client
 
@@ -33,6 +36,21 @@ def media_root(settings: Any, tmp_path: Path) -> Path:
     }
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     return tmp_path / "media"
+
+
+@pytest.fixture
+def rung() -> Callable[[], set[str]]:
+    """Tells which tasks were rung for since the test began."""
+    broker = redis.from_url(settings.REDIS_URL)
+
+    def keys() -> list[bytes]:
+        return [key for queue in ("ingest", "inference") for key in broker.scan_iter(f"{queue}*")]
+
+    for key in keys():
+        broker.delete(key)
+    return lambda: {
+        json.loads(bell)["headers"]["task"] for key in keys() for bell in broker.lrange(key, 0, -1)
+    }
 
 
 @pytest.fixture

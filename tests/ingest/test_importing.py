@@ -25,7 +25,7 @@ pytestmark = pytest.mark.django_db
 
 @pytest.fixture
 def batch() -> UploadBatch:
-    return open_batch("ward", "dicom", None)
+    return open_batch("ward", "dicom", None, makes_organs=True)
 
 
 def stored_files(folder: Path) -> list[Path]:
@@ -238,7 +238,7 @@ def test_nothing_that_names_the_patient_is_in_the_database(batch: UploadBatch) -
 
 @pytest.mark.django_db(transaction=True)
 def test_many_workers_import_each_file_once() -> None:
-    batch = open_batch("ward", "folder", None)
+    batch = open_batch("ward", "folder", None, makes_organs=True)
     for copy in range(2):
         for seed in range(8):
             receive_file(

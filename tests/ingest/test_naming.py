@@ -134,9 +134,9 @@ def test_decisions_through_the_page(client_of: ClientOf, batch: UploadBatch) -> 
 
 def test_the_command_tells_of_names_that_wait(tmp_path: Path, capsys: Any) -> None:
     for seed, name in enumerate(("heart", "liver")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "a.png").write_bytes(png_bytes(seed=seed))
-    call_command("import_images", str(tmp_path), dataset="ward")
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "a.png").write_bytes(png_bytes(seed=seed))
+    call_command("import_images", str(tmp_path / "in"), dataset="ward")
     assert "wait for a decision, on the page Imports: heart, liver." in capsys.readouterr().out
-    call_command("import_images", str(tmp_path), dataset="ward", new_organs=True)
+    call_command("import_images", str(tmp_path / "in"), dataset="ward", new_organs=True)
     assert organs() == ["heart", "liver"]
