@@ -245,8 +245,8 @@ def orphans_among(names: Sequence[str]) -> list[str]:
         return []
     # Asked before the images again: an import ends its row and commits its images at once.
     digests = {digest_in(name) for name in settled}
-    unfinished = UploadedFile.objects.unfinished().filter(sha256__in=digests)
-    awaited = set(unfinished.values_list("sha256", flat=True))
+    needing = UploadedFile.objects.needing_bytes().filter(sha256__in=digests)
+    awaited = set(needing.values_list("sha256", flat=True))
     return [name for name in without_image(settled) if digest_in(name) not in awaited]
 
 

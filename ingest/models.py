@@ -163,7 +163,11 @@ class UploadedFile(models.Model):
             models.Index(
                 fields=["id"], name="uploadedfile_unfinished", condition=Q(state__in=["queued", "reading"])
             ),
-            models.Index(fields=["sha256"], name="uploadedfile_retryable", condition=Q(is_retryable=True)),
+            models.Index(
+                fields=["sha256"],
+                name="uploadedfile_needing_bytes",
+                condition=Q(state__in=["queued", "reading"]) | Q(is_retryable=True),
+            ),
             models.Index(fields=["batch", "finished_at"], name="uploadedfile_finished"),
         ]
 

@@ -69,7 +69,7 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='uploadedfile',
-            index=models.Index(condition=models.Q(('is_retryable', True)), fields=['sha256'], name='uploadedfile_retryable'),
+            index=models.Index(condition=models.Q(('state__in', ['queued', 'reading']), ('is_retryable', True), _connector='OR'), fields=['sha256'], name='uploadedfile_needing_bytes'),
         ),
         migrations.AddIndex(
             model_name='uploadedfile',
