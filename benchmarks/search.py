@@ -248,23 +248,23 @@ class Benchmark:
         return version
 
     def measure_database(self, version: Any) -> None:
-        from search import hnsw, indexing
+        from search import indexing, ivfflat
         from search.models import Embedding, Query, VersionIndex
 
         size = self.made.size
         started = time.perf_counter()
         build = None
-        if not hnsw.is_built(version.pk):
-            hnsw.build(version, size)
+        if not ivfflat.is_built(version.pk):
+            ivfflat.build(version, size)
             build = time.perf_counter() - started
-            print(f"HNSW index of the projections built in {build:.0f} s")
+            print(f"IVFFlat index of the projections built in {build:.0f} s")
         index = VersionIndex.objects.filter(model_version=version).first()
         if index is None:
             started = time.perf_counter()
             indexing.prepare(version)
             print(f"fitted in {time.perf_counter() - started:.0f} s")
         stored = size_of("search_embedding") / size
-        inline = size_of(hnsw.name_of(version.pk)) / size
+        inline = size_of(ivfflat.name_of(version.pk)) / size
         everything = Embedding.objects.for_version(version)
 
         def ours(kind: str, has_index: bool = True) -> Search:

@@ -9,7 +9,7 @@ from ingest.models import Image, Modality, OrganClass, UploadBatch, UploadedFile
 from ml.models import ModelVersion, TrainingRun, VersionStatus
 from ml.workers import engines_at_work
 from search import replicas
-from search.hnsw import builds_under_way
+from search.ivfflat import builds_under_way
 from search.models import Embedding, VersionIndex
 from search.probing import LEAST_RECALL, recall_of
 

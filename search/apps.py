@@ -22,7 +22,7 @@ class SearchConfig(AppConfig):
 
 
 def drop_index_of(instance: Any, **_: Any) -> None:
-    """Of a version that is deleted: its embeddings go with it, its HNSW index is dropped afterwards."""
+    """Of a version that is deleted: its embeddings go with it, its IVFFlat index is dropped afterwards."""
     from ingest.bell import ring
 
     ring("search.drop_embeddings", instance.pk)

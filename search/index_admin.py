@@ -11,7 +11,7 @@ from django.template.response import TemplateResponse
 from ingest.bell import ring
 from ml.admin import ReadOnlyAdmin, percent
 from ml.models import VersionStatus
-from search import hnsw
+from search import ivfflat
 from search.models import RecallProbe, VersionIndex
 from search.probe_charts import charts_of
 
@@ -20,10 +20,10 @@ PROBES_DRAWN = 24 * 30
 
 @admin.register(VersionIndex)
 class VersionIndexAdmin(ReadOnlyAdmin):
-    list_display = ["model_version", "status", "images", "has_hnsw", "size", "fitted_at", "error"]
+    list_display = ["model_version", "status", "images", "has_ivfflat", "size", "fitted_at", "error"]
     list_select_related = ["model_version"]
     fields = [
-        "model_version", "status", "images", "has_hnsw", "size", "fitted_at", "near_duplicate",
+        "model_version", "status", "images", "has_ivfflat", "size", "fitted_at", "near_duplicate",
         "blend_weight", "error",
     ]  # fmt: skip
     readonly_fields = ["status", "size"]
@@ -33,18 +33,18 @@ class VersionIndexAdmin(ReadOnlyAdmin):
     def status(self, index: VersionIndex) -> str:
         return str(index.model_version.get_status_display())
 
-    @admin.display(description="HNSW index on disk")
+    @admin.display(description="IVFFlat index on disk")
     def size(self, index: VersionIndex) -> str:
-        size = hnsw.size_bytes(index.model_version_id)
+        size = ivfflat.size_bytes(index.model_version_id)
         return "none" if size is None else filesizeformat(size)
 
     def has_look_after_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("search.change_versionindex")
 
-    @admin.action(description="Build the HNSW index anew", permissions=["look_after"])
+    @admin.action(description="Build the IVFFlat index anew", permissions=["look_after"])
     def rebuild_selected(self, request: HttpRequest, queryset: QuerySet[VersionIndex]) -> None:
         for index in queryset.select_related("model_version"):
-            if index.has_hnsw:
+            if index.has_ivfflat:
                 ring("search.rebuild_index", index.model_version_id)
                 messages.success(
                     request,
@@ -53,7 +53,7 @@ class VersionIndexAdmin(ReadOnlyAdmin):
                 )
             else:
                 messages.info(
-                    request, f"{index.model_version} has no HNSW index: so few images are scanned instead."
+                    request, f"{index.model_version} has no IVFFlat index: so few images are scanned instead."
                 )
 
     @admin.action(

@@ -12,7 +12,7 @@ from ingest.bell import ring
 from ingest.models import Image, Modality, OrganClass
 from ml.locks import is_locked, locked
 from ml.models import ModelVersion, VersionStatus
-from search import fitting, hnsw
+from search import fitting, ivfflat
 from search.models import Embedding, VersionIndex
 from search.reading_ahead import RenditionReader
 
@@ -81,8 +81,10 @@ def needs_preparing(version: ModelVersion) -> bool:
 
 
 def is_outgrown(index: VersionIndex, rows: int) -> bool:
-    lacks_hnsw = not (index.has_hnsw and hnsw.is_built(index.model_version_id))
-    return rows > GROWN * index.images or (rows >= hnsw.LEAST_ROWS and lacks_hnsw)
+    if rows > GROWN * index.images:
+        return True
+    is_built = index.has_ivfflat and ivfflat.is_built(index.model_version_id)
+    return rows >= ivfflat.LEAST_ROWS and (not is_built or ivfflat.is_outgrown(index.model_version_id, rows))
 
 
 def prepare_versions() -> None:
@@ -104,24 +106,27 @@ def prepare(version: ModelVersion) -> None:
     """Build the version's index where there is to be one and it is not whole, and fit what it rests on."""
     index, _ = VersionIndex.objects.get_or_create(model_version=version)
     rows = Embedding.objects.filter(model_version=version).count()
-    if rows >= hnsw.LEAST_ROWS and not hnsw.is_built(version.pk):
-        keep(index, has_hnsw=False)  # searches scan meanwhile
+    if rows >= ivfflat.LEAST_ROWS and not ivfflat.is_built(version.pk):
+        keep(index, has_ivfflat=False)  # searches scan meanwhile
         with failure_kept(index):
-            hnsw.build(version, rows)
-    index.has_hnsw, index.error = hnsw.is_built(version.pk), ""
+            ivfflat.build(version, rows)
+    elif rows >= ivfflat.LEAST_ROWS and ivfflat.is_outgrown(version.pk, rows):
+        with failure_kept(index):
+            ivfflat.rebuild(version, rows)
+    index.has_ivfflat, index.error = ivfflat.is_built(version.pk), ""
     fitting.fit(version, index)
 
 
 def rebuild(version: ModelVersion) -> bool:
-    """Build the version's HNSW index anew, if it has one; searches use the earlier one meanwhile.
+    """Build the version's IVFFlat index anew, if it has one; searches use the earlier one meanwhile.
 
     False: another worker is building one just now.
     """
     with locked(PREPARING) as mine:
         index = VersionIndex.objects.filter(model_version=version).first()
-        if mine and index and index.has_hnsw:
+        if mine and index and index.has_ivfflat:
             with failure_kept(index):
-                hnsw.rebuild(version, Embedding.objects.filter(model_version=version).count())
+                ivfflat.rebuild(version, Embedding.objects.filter(model_version=version).count())
             keep(index, error="")
         return mine
 
@@ -151,7 +156,7 @@ def drop_embeddings(version: ModelVersion) -> int:
             raise InServiceError(f"{version} is in service, or about to be, and keeps its embeddings.")
         VersionIndex.objects.filter(model_version=version).delete()
         number, _ = Embedding.objects.filter(model_version=version).delete()
-    hnsw.drop(version.pk)
+    ivfflat.drop(version.pk)
     return number
 
 

@@ -96,7 +96,7 @@ class VersionIndex(models.Model):
     model_version = models.OneToOneField(ModelVersion, models.CASCADE, related_name="index")
     images = models.PositiveIntegerField(default=0, help_text="Embeddings there were when it was fitted.")
     fitted_at = models.DateTimeField(null=True)
-    has_hnsw = models.BooleanField(default=False, help_text="The HNSW index of the projections is built.")
+    has_ivfflat = models.BooleanField(default=False, help_text="The index of the projections is built.")
     same_organ: models.JSONField[Any, Any] = models.JSONField(
         default=list, help_text="Percentiles 0 to 100 of the distance of two images of the same organ."
     )

@@ -1,10 +1,10 @@
 """Ranking by Euclidean distance on FC1: the one question that page, API and command line ask.
 
-The projection proposes, FC1 decides. The HNSW index holds the first half of the projection, which is smaller
-and tells nearly as much; the whole of it, which lies in the row that the index points to, chooses among what
-the index found. A projected distance never exceeds the one on FC1 (ml/projection.py): once the wanted rows
-are ranked, only what is projected nearer than the last of them can still belong among them (Seidl and
-Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
+The projection proposes, FC1 decides. The IVFFlat index holds the first half of the projection, which is
+smaller and tells nearly as much; all its components, which lie in the row that the index points to, choose
+among what the index found. A projected distance never exceeds the one on FC1 (ml/projection.py): once the
+wanted rows are ranked, only what is projected nearer than the last of them can still belong among them (Seidl
+and Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
 """
 
 from dataclasses import dataclass, field
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from search.models import Embedding
 
 EXACT_SCAN_ROWS = 20_000  # up to here what the filter keeps is scanned whole; see benchmarks/search.py
-PREFIX_DIMENSIONS = 256  # of the projection, which the HNSW index orders by
-HNSW_WANTED = 200  # rows in all; deeper pages are scanned for exactly
-HNSW_CANDIDATES = (20, 400, 1_000)  # from the index for each row wanted; at least, at most (pgvector's limit)
-HNSW_RANKED = (5, 100)  # of these, ranked on FC1 for each row wanted; at least
+COMPONENTS = 511  # of the projection, before the length of what they leave
+PREFIX_DIMENSIONS = 256  # of these, which the IVFFlat index orders by
+INDEX_WANTED = 200  # rows in all; deeper pages are scanned for exactly
+INDEX_CANDIDATES = (20, 400, 2_000)  # from the index for each row wanted; at least, at most
+PROBES = (20, 200)  # clusters of the index that are read; as many at most while a filter leaves too few rows
+INDEX_RANKED = (5, 100)  # of these, ranked on FC1 for each row wanted; at least
 FIRST_RANKED = 2  # exact scan: ranked on FC1 for each row wanted, before it is known how far to look
 PROPOSED = 50  # exact scan: projected distances brought along for each row wanted
 ROUNDING = (1.005, 0.001)  # halfvec keeps 11 bits: share of a distance, share of FC1's length
@@ -36,14 +38,14 @@ class Path(StrEnum):
     """How candidates are found."""
 
     EXACT = "exact scan of the projections"
-    HNSW = "HNSW index of the projections"
+    IVFFLAT = "IVFFlat index of the projections"
     REMEMBERED = "what this query was shown before"
 
 
 def choose_path(kept: int, wanted: int, has_index: bool) -> Path:
     """An exact scan, unless the filter keeps many rows and the first ones of the ranking are wanted."""
-    if has_index and kept > EXACT_SCAN_ROWS and wanted <= HNSW_WANTED:
-        return Path.HNSW
+    if has_index and kept > EXACT_SCAN_ROWS and wanted <= INDEX_WANTED:
+        return Path.IVFFLAT
     return Path.EXACT
 
 
@@ -89,37 +91,39 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         """The `wanted` nearest, by (distance, id).
 
         kept: how many rows there are in this query set, as far as is known. By Path.EXACT the answer is that
-        of an exact scan on FC1. By Path.HNSW the index's recall is the limit: search/probing.py watches it.
+        of an exact scan on FC1. By Path.IVFFLAT the index's recall is the limit: search/probing.py tells it.
         """
         if wanted < 1:
             return Ranking([], [])
         path = choose_path(kept, wanted, has_index)
-        if path == Path.HNSW:
+        if path == Path.IVFFLAT:
             candidates, is_whole = self._from_index(point, wanted)
             if is_whole:
                 nearest = sorted(candidates, key=candidates.__getitem__)
-                share, least = HNSW_RANKED
+                share, least = INDEX_RANKED
                 nearest = nearest[: max(share * wanted, least)]
                 ranked = self._ranked(point, nearest, wanted)
                 return made_of(ranked, Plan(path, kept, len(candidates), len(nearest)))
         return self._scanned(point, wanted, kept)
 
     def _from_index(self, point: Point, wanted: int) -> tuple[dict[int, float], bool]:
-        """Projected distances by id, and whether they are as many as asked for.
+        """Distances by the components of the projection, by id, and whether they are as many as asked for.
 
         They are fewer where a filter keeps the index searching too long: then a scan has to answer.
         """
-        share, least, most = HNSW_CANDIDATES
+        share, least, most = INDEX_CANDIDATES
         number = min(max(share * wanted, least), most)
         prefix = Value(as_text(point.projection[:PREFIX_DIMENSIONS]))
         nearest = (
             self.alias(nearness=L2Distance(Prefix("projection"), prefix))
             .order_by("nearness")
-            .values_list("pk", Cast(projected_distance(point), FloatField()))
+            .values_list("pk", Cast(distance_inside(point), FloatField()))
         )
+        probes, most_probes = PROBES
         with transaction.atomic(using=self.db), connections[self.db].cursor() as cursor:
             cursor.execute(
-                f"SET LOCAL hnsw.iterative_scan = strict_order; SET LOCAL hnsw.ef_search = {number:d}"
+                f"SET LOCAL ivfflat.iterative_scan = relaxed_order; SET LOCAL ivfflat.probes = {probes:d};"
+                f" SET LOCAL ivfflat.max_probes = {most_probes:d}"
             )
             found = dict(nearest[:number])
         return found, len(found) == number
@@ -202,12 +206,24 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
 
 
 class Prefix(Func):
-    """The first dimensions of a projection, as the HNSW index has them."""
+    """The first dimensions of a projection, as the IVFFlat index has them."""
 
     template = f"subvector(%(expressions)s, 1, {PREFIX_DIMENSIONS})::halfvec({PREFIX_DIMENSIONS})"
 
 
+class Components(Func):
+    """A projection without its last number, the length of what the components leave."""
+
+    template = f"subvector(%(expressions)s, 1, {COMPONENTS})::halfvec({COMPONENTS})"
+
+
+def distance_inside(point: Point) -> L2Distance:
+    """By the components alone: a better guess of the distance on FC1 than the bound is, and no bound."""
+    return L2Distance(Components("projection"), Value(as_text(point.projection[:COMPONENTS])))
+
+
 def projected_distance(point: Point) -> L2Distance:
+    """At most the distance on FC1."""
     return L2Distance("projection", Value(as_text(point.projection)))
 
 

@@ -128,7 +128,7 @@ def distance_between(query: Query, embedding: Embedding) -> float:
 class Ranker:
     """Ranks for one query; asked for more, it begins anew. `plans` says what was done the last time.
 
-    What came from the HNSW index is remembered while somebody pages through it: the index may answer a wider
+    What came from the index is remembered while somebody pages through it: the index may answer a wider
     question, or a later one, a little otherwise; no page may repeat or leave out an image because of that.
     """
 
@@ -149,7 +149,7 @@ class Ranker:
         self.plans: list[Plan] = []
 
     def __call__(self, wanted: int) -> Ranking:
-        may_differ = self.index.has_hnsw and self.kept.total() > EXACT_SCAN_ROWS
+        may_differ = self.index.has_ivfflat and self.kept.total() > EXACT_SCAN_ROWS
         shown = self.shown_before() if may_differ else None
         if shown and len(shown.ids) >= wanted:
             ranking = Ranking(shown.ids[:wanted], shown.distances[:wanted], [Plan(Path.REMEMBERED, wanted)])
@@ -172,7 +172,7 @@ class Ranker:
         return Ranking([pk for pk, _ in pairs], [distance for _, distance in pairs])
 
     def rank(self, wanted: int) -> Ranking:
-        has_index = self.index.has_hnsw
+        has_index = self.index.has_ivfflat
         if self.penalties is None:
             return self.found.nearest_to(self.point, wanted, kept=self.kept.total(), has_index=has_index)
         return self.found.blended(

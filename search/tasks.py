@@ -8,7 +8,7 @@ from celery.signals import heartbeat_sent, worker_ready
 from ingest.bell import ring
 from ml.models import ModelVersion
 from ml.workers import tell_engine
-from search import answering, explaining, hnsw, indexing, probing
+from search import answering, explaining, indexing, ivfflat, probing
 from search.models import Explanation, Query, QueryStatus
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def prepare_versions() -> None:
 
 @shared_task(name="search.rebuild_index", bind=True, max_retries=None)
 def rebuild_index(self: Task, version_id: int) -> None:
-    """Build a version's HNSW index anew, and see how well it does."""
+    """Build a version's IVFFlat index anew, and see how well it does."""
     version = ModelVersion.objects.filter(pk=version_id).first()
     if version is None:
         return
@@ -74,7 +74,7 @@ def drop_embeddings(version_id: int) -> None:
         if version:
             indexing.drop_embeddings(version)
         else:
-            hnsw.drop(version_id)
+            ivfflat.drop(version_id)
     except indexing.InServiceError as refusal:
         logger.warning("%s", refusal)
 

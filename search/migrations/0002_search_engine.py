@@ -108,7 +108,7 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('images', models.PositiveIntegerField(default=0, help_text='Embeddings there were when it was fitted.')),
                 ('fitted_at', models.DateTimeField(null=True)),
-                ('has_hnsw', models.BooleanField(default=False, help_text='The HNSW index of the projections is built.')),
+                ('has_ivfflat', models.BooleanField(default=False, help_text='The index of the projections is built.')),
                 ('same_organ', models.JSONField(default=list, help_text='Percentiles 0 to 100 of the distance of two images of the same organ.')),
                 ('other_organ', models.JSONField(default=list, help_text='Percentiles 0 to 100 of the distance of two images of different organs.')),
                 ('near_duplicate', models.FloatField(help_text='Images whose projections are nearer than this are nearly the same.', null=True)),

@@ -12,7 +12,7 @@ from django.db import connection
 
 from ingest.models import Image
 from ml.models import ModelVersion
-from search import hnsw, ranking
+from search import ivfflat, ranking
 from search.models import Query, QueryStatus
 from tests import factories
 
@@ -32,14 +32,14 @@ def collection(model_version: ModelVersion) -> list[Image]:
 
 @pytest.fixture
 def few_are_many(transactional_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A dozen images count as so many that they need an HNSW index. None is left behind."""
-    monkeypatch.setattr(hnsw, "LEAST_ROWS", 2)
+    """A dozen images count as so many that they need an IVFFlat index. None is left behind."""
+    monkeypatch.setattr(ivfflat, "LEAST_ROWS", 2)
     monkeypatch.setattr(ranking, "EXACT_SCAN_ROWS", 2)
     yield
     with connection.cursor() as cursor:
-        cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'i' AND relname ~ '^embedding_hnsw_'")
+        cursor.execute("SELECT relname FROM pg_class WHERE relkind = 'i' AND relname ~ '^embedding_ivfflat_'")
         for (name,) in cursor.fetchall():
-            hnsw.drop_index(name)
+            ivfflat.drop_index(name)
 
 
 @pytest.fixture

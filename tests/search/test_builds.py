@@ -1,4 +1,4 @@
-"""HNSW indexes are built, rebuilt and dropped beside searches and imports; one that failed is built again."""
+"""Indexes are built, rebuilt and dropped beside searches and imports; one that failed is built again."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from django.test import Client
 
 from ml.locks import locked
 from ml.models import ModelVersion, VersionStatus
-from search import hnsw, indexing, tasks
+from search import indexing, ivfflat, tasks
 from search.models import Embedding, Query, QueryStatus, VersionIndex
 from search.ranking import Point, Ranking
 from tests.factories import make_embedding, make_image, make_model_version
@@ -94,16 +94,16 @@ def impatient(setting: str) -> None:
 def test_searches_and_imports_go_on_while_an_index_is_built(
     described: ModelVersion, is_rebuilt: bool, client_of: Callable[[str | None], Client]
 ) -> None:
-    work = hnsw.build
+    work = ivfflat.build
     if is_rebuilt:
-        hnsw.build(described, ROWS)
-        work = hnsw.rebuild
+        ivfflat.build(described, ROWS)
+        work = ivfflat.rebuild
     client = client_of("clinician")
     with unfinished_import(described) as commit:
         building = in_a_session_of_its_own(lambda: work(described, ROWS))
-        wait_until(hnsw.builds_under_way, "the build")
+        wait_until(ivfflat.builds_under_way, "the build")
         impatient("5s")
-        assert [build.version_id for build in hnsw.builds_under_way()] == [described.pk]
+        assert [build.version_id for build in ivfflat.builds_under_way()] == [described.pk]
         assert len(search(described).ids) == 2
         make_embedding(make_image(), described, np.full(4096, 2, np.float32))
         page = client.get("/status/").content.decode()
@@ -112,12 +112,12 @@ def test_searches_and_imports_go_on_while_an_index_is_built(
         assert builds == [{"model_version": str(described), "percent": 0}]
         impatient("0")
         assert building.is_alive()
-        assert hnsw.is_built(described.pk) == is_rebuilt  # the earlier one is there until the end
+        assert ivfflat.is_built(described.pk) == is_rebuilt  # the earlier one is there until the end
         commit()
         building.join(60)
-    assert hnsw.is_built(described.pk)
-    assert hnsw.builds_under_way() == []
-    assert relations("^embedding_hnsw") == [hnsw.name_of(described.pk)]
+    assert ivfflat.is_built(described.pk)
+    assert ivfflat.builds_under_way() == []
+    assert relations("^embedding_ivfflat") == [ivfflat.name_of(described.pk)]
     assert Embedding.objects.count() == ROWS + 2
 
 
@@ -129,10 +129,10 @@ def test_index_that_could_not_be_built_is_told_and_built_again(
         with pytest.raises(OperationalError):
             indexing.prepare_versions()
         impatient("0")
-    assert relations("^embedding_hnsw") == [hnsw.name_of(described.pk)]  # what is left of it
-    assert not hnsw.is_built(described.pk)
+    assert relations("^embedding_ivfflat") == [ivfflat.name_of(described.pk)]  # what is left of it
+    assert not ivfflat.is_built(described.pk)
     index = VersionIndex.objects.get()
-    assert (index.has_hnsw, index.error) == (False, indexing.NOT_BUILT)
+    assert (index.has_ivfflat, index.error) == (False, indexing.NOT_BUILT)
     warning = f"{described}: {indexing.NOT_BUILT}"
     client = client_of("clinician")
     assert warning in client.get("/status/").content.decode()
@@ -140,19 +140,19 @@ def test_index_that_could_not_be_built_is_told_and_built_again(
 
     assert indexing.needs_preparing(described)
     indexing.prepare_versions()
-    assert hnsw.is_built(described.pk)
+    assert ivfflat.is_built(described.pk)
     index.refresh_from_db()
-    assert (index.has_hnsw, index.error) == (True, "")
+    assert (index.has_ivfflat, index.error) == (True, "")
     assert not indexing.needs_preparing(described)
     assert client.get("/api/v1/status/").json()["warnings"] == []
 
 
 def test_index_that_is_lost_is_built_again(described: ModelVersion) -> None:
     indexing.prepare_versions()
-    hnsw.drop(described.pk)
+    ivfflat.drop(described.pk)
     assert indexing.needs_preparing(described)
     indexing.prepare_versions()
-    assert hnsw.is_built(described.pk)
+    assert ivfflat.is_built(described.pk)
 
 
 def test_what_a_failed_rebuilding_left_is_taken_away(described: ModelVersion) -> None:
@@ -162,10 +162,10 @@ def test_what_a_failed_rebuilding_left_is_taken_away(described: ModelVersion) ->
         with pytest.raises(OperationalError):
             indexing.rebuild(described)
         impatient("0")
-    assert hnsw.is_built(described.pk)  # the earlier one
+    assert ivfflat.is_built(described.pk)  # the earlier one
     assert VersionIndex.objects.get().error == indexing.NOT_BUILT
     assert indexing.rebuild(described)
-    assert relations("^embedding_hnsw") == [hnsw.name_of(described.pk)]
+    assert relations("^embedding_ivfflat") == [ivfflat.name_of(described.pk)]
     assert VersionIndex.objects.get().error == ""
 
 
@@ -174,10 +174,10 @@ def test_little_shared_memory_is_enough(described: ModelVersion, settings: Any) 
     settings.INDEX_MEMORY_MB = 10**6
     with connection.cursor() as cursor:
         cursor.execute("SET min_parallel_table_scan_size = 0")
-    for work in (hnsw.build, hnsw.rebuild):
+    for work in (ivfflat.build, ivfflat.rebuild):
         work(described, 10**9)
-        assert hnsw.is_built(described.pk)
-    assert relations("^embedding_hnsw") == [hnsw.name_of(described.pk)]
+        assert ivfflat.is_built(described.pk)
+    assert relations("^embedding_ivfflat") == [ivfflat.name_of(described.pk)]
     connection.close()
 
 
@@ -205,12 +205,12 @@ def test_each_version_has_an_index_of_its_own(described: ModelVersion) -> None:
         pass
     indexing.prepare_versions()
     assert ModelVersion.objects.active() == new
-    assert hnsw.is_built(described.pk)
-    assert hnsw.is_built(new.pk)
+    assert ivfflat.is_built(described.pk)
+    assert ivfflat.is_built(new.pk)
     assert [Embedding.objects.for_version(v).count() for v in (described, new)] == [ROWS, ROWS]
 
     assert indexing.drop_embeddings(described) == ROWS
-    assert relations("^embedding_hnsw") == [hnsw.name_of(new.pk)]
+    assert relations("^embedding_ivfflat") == [ivfflat.name_of(new.pk)]
     assert Embedding.objects.for_version(described).count() == 0
     assert Embedding.objects.for_version(new).count() == ROWS
     assert set(VersionIndex.objects.values_list("model_version", flat=True)) == {new.pk}
@@ -274,6 +274,6 @@ def test_deleting_a_version_drops_its_index(described: ModelVersion) -> None:
     indexing.prepare_versions()
     number = described.pk
     described.delete()
-    assert relations("^embedding_hnsw") == [hnsw.name_of(number)]
+    assert relations("^embedding_ivfflat") == [ivfflat.name_of(number)]
     tasks.drop_embeddings(number)  # rung for when the deletion is committed
-    assert relations("^embedding_hnsw") == []
+    assert relations("^embedding_ivfflat") == []

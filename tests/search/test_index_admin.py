@@ -8,7 +8,7 @@ from django.db import connection
 from django.test import Client
 
 from ml.models import ModelVersion, VersionStatus
-from search import hnsw, tasks
+from search import ivfflat, tasks
 from search.models import Embedding, VersionIndex
 from tests.factories import make_embedding, make_image, make_model_version
 
@@ -24,8 +24,8 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     return told
 
 
-def index_of(version: ModelVersion, has_hnsw: bool = True) -> VersionIndex:
-    return VersionIndex.objects.create(model_version=version, images=7, has_hnsw=has_hnsw)
+def index_of(version: ModelVersion, has_ivfflat: bool = True) -> VersionIndex:
+    return VersionIndex.objects.create(model_version=version, images=7, has_ivfflat=has_ivfflat)
 
 
 def act(client: Client, action: str, *indexes: VersionIndex, **more: str) -> str:
@@ -44,8 +44,8 @@ def test_index_is_rebuilt_in_the_background(
 def test_what_is_scanned_needs_no_rebuilding(
     model_version: ModelVersion, client_of: ClientOf, rung: list[tuple[str, int]]
 ) -> None:
-    page = act(client_of("admin"), "rebuild_selected", index_of(model_version, has_hnsw=False))
-    assert f"{model_version} has no hnsw index" in page.lower()  # the admin begins with a capital
+    page = act(client_of("admin"), "rebuild_selected", index_of(model_version, has_ivfflat=False))
+    assert f"{model_version} has no ivfflat index" in page.lower()  # the admin begins with a capital
     assert rung == []
 
 
@@ -98,9 +98,9 @@ def test_tasks_do_what_was_asked_for(few_are_many: None, model_version: ModelVer
     for number in range(4):
         make_embedding(make_image(), model_version, np.full(4096, number, np.float32))
     index_of(model_version)
-    hnsw.build(model_version, 4)
+    ivfflat.build(model_version, 4)
     tasks.rebuild_index(model_version.pk)
-    assert hnsw.is_built(model_version.pk)
+    assert ivfflat.is_built(model_version.pk)
     assert model_version.probes.count() == 1  # type: ignore[attr-defined]
     tasks.rebuild_index(0)  # deleted meanwhile
 
@@ -108,7 +108,7 @@ def test_tasks_do_what_was_asked_for(few_are_many: None, model_version: ModelVer
     for _ in range(2):
         tasks.drop_embeddings(model_version.pk)
         assert not Embedding.objects.exists()
-        assert not hnsw.is_built(model_version.pk)
+        assert not ivfflat.is_built(model_version.pk)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'embedding\\_hnsw%'")
+        cursor.execute("SELECT count(*) FROM pg_class WHERE relname LIKE 'embedding\\_ivfflat%'")
         assert cursor.fetchone() == (0,)

@@ -8,7 +8,7 @@ import pytest
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
-from search import hnsw
+from search import ivfflat
 from search.models import FC1_DIMENSIONS, PROJECTION_DIMENSIONS, as_array
 
 BEFORE = [("ingest", "0001_initial"), ("ml", "0003_comparison"), ("search", "0001_initial")]
@@ -121,5 +121,5 @@ def test_the_earlier_index_goes_and_rows_are_narrow(earlier: Any) -> None:
         storage = dict(cursor.fetchall())
     assert {"embedding_facets", "embedding_scan"} <= indexes
     assert "embedding_projection_hnsw" not in indexes
-    assert not any(name.startswith(hnsw.name_of(1)[:-1]) for name in indexes)
+    assert not any(name.startswith(ivfflat.name_of(1)[:-1]) for name in indexes)
     assert storage == {"fc1": "x", "projection": "p"}

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from ml.locks import locked
 from ml.models import ModelVersion
-from search import hnsw, probing, ranking, tasks
+from search import ivfflat, probing, ranking, tasks
 from search.models import Embedding, Query, RecallProbe, VersionIndex
 from tests.factories import make_embedding, make_image, make_model_version
 
@@ -59,9 +59,9 @@ def test_a_good_index_finds_nearly_all(
     model_version: ModelVersion, few_are_many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     describe(model_version)
-    hnsw.build(model_version, ROWS)
-    VersionIndex.objects.create(model_version=model_version, has_hnsw=True)
-    monkeypatch.setattr(ranking, "HNSW_CANDIDATES", (2, 20, 1_000))
+    ivfflat.build(model_version, ROWS)
+    VersionIndex.objects.create(model_version=model_version, has_ivfflat=True)
+    monkeypatch.setattr(ranking, "INDEX_CANDIDATES", (2, 20, 1_000))
     probe = probing.probe(model_version)
     assert probe is not None
     assert probe.recall_at_20 > 0.98
@@ -72,9 +72,9 @@ def test_a_bad_index_is_seen_to_be_bad(
     model_version: ModelVersion, few_are_many: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     describe(model_version, is_projected=False)
-    hnsw.build(model_version, ROWS)
-    VersionIndex.objects.create(model_version=model_version, has_hnsw=True)
-    monkeypatch.setattr(ranking, "HNSW_CANDIDATES", (1, 20, 20))
+    ivfflat.build(model_version, ROWS)
+    VersionIndex.objects.create(model_version=model_version, has_ivfflat=True)
+    monkeypatch.setattr(ranking, "INDEX_CANDIDATES", (1, 20, 20))
     probe = probing.probe(model_version)
     assert probe is not None
     # Of 59 others, 20 are taken nearly at random.

@@ -12,7 +12,7 @@ from ml.models import ModelVersion, VersionStatus
 from ml.projection import Projection, fit_projection
 from search import ranking
 from search.models import Embedding
-from search.ranking import EXACT_SCAN_ROWS, HNSW_WANTED, Path, Point, as_text, choose_path
+from search.ranking import EXACT_SCAN_ROWS, INDEX_WANTED, Path, Point, as_text, choose_path
 from tests import factories
 
 SIZE = 90
@@ -71,9 +71,9 @@ def collection(lasting_rows: Any) -> Collection:
     ("kept", "wanted", "has_index", "path"),
     [
         (EXACT_SCAN_ROWS, 25, True, Path.EXACT),
-        (EXACT_SCAN_ROWS + 1, 25, True, Path.HNSW),
-        (EXACT_SCAN_ROWS + 1, HNSW_WANTED, True, Path.HNSW),
-        (EXACT_SCAN_ROWS + 1, HNSW_WANTED + 1, True, Path.EXACT),
+        (EXACT_SCAN_ROWS + 1, 25, True, Path.IVFFLAT),
+        (EXACT_SCAN_ROWS + 1, INDEX_WANTED, True, Path.IVFFLAT),
+        (EXACT_SCAN_ROWS + 1, INDEX_WANTED + 1, True, Path.EXACT),
         (10**8, 25, False, Path.EXACT),
     ],
 )

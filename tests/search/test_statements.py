@@ -49,7 +49,7 @@ def way(request: pytest.FixtureRequest, model_version: ModelVersion, monkeypatch
     if request.param == "indexed":
         for module in (ranking, retrieval, filtering):
             monkeypatch.setattr(module, "EXACT_SCAN_ROWS", 0)
-        VersionIndex.objects.create(model_version=model_version, has_hnsw=True, blend_weight=0.1)
+        VersionIndex.objects.create(model_version=model_version, has_ivfflat=True, blend_weight=0.1)
 
 
 def statements_of(query: Query, options: SearchOptions, **page: int) -> list[str]:

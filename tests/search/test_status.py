@@ -7,7 +7,7 @@ from django.test import Client
 
 from ml.models import ModelVersion, VersionStatus
 from search import activity
-from search.hnsw import Build
+from search.ivfflat import Build
 from search.models import VersionIndex
 from tests.factories import make_embedding, make_image, make_model_version
 from tests.search.test_probing import make_probe

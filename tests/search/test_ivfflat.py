@@ -1,4 +1,4 @@
-"""The approximate path with a real HNSW index: it is used, finds what a scan finds, and pages hold still."""
+"""The approximate path with a real index: it is used, finds what a scan finds, and pages hold still."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from django.test.utils import CaptureQueriesContext
 
 from ingest.models import Image, Modality, OrganClass
 from ml.models import ModelVersion, VersionStatus
-from search import filtering, hnsw, ranking, retrieval
+from search import filtering, ivfflat, ranking, retrieval
 from search.models import Embedding, Query, QueryStatus, VersionIndex
 from search.options import Collapse, Scope, SearchOptions
 from search.ranking import Path, Point
@@ -65,13 +65,13 @@ def collection(lasting_rows: Any) -> Iterator[Collection]:
         )
         fc1 = points(SIZE, seed=1)
         ids = add_images(version, fc1)
-        hnsw.build(version, SIZE)
-        VersionIndex.objects.create(model_version=version, images=SIZE, has_hnsw=True, blend_weight=1.5)
+        ivfflat.build(version, SIZE)
+        VersionIndex.objects.create(model_version=version, images=SIZE, has_ivfflat=True, blend_weight=1.5)
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE search_embedding, ingest_image")
     yield Collection(version, fc1, np.array(ids))
     with lasting_rows.unblock():
-        hnsw.drop(version.pk)
+        ivfflat.drop(version.pk)
 
 
 def add_images(version: ModelVersion, fc1: np.ndarray) -> list[int]:
@@ -126,12 +126,12 @@ def test_the_index_is_used(collection: Collection) -> None:
             connection,
         ) as sent:
             ranking_found = found.nearest_to(point(points(1, 7)[0]), 24, kept=SIZE, has_index=True)
-        assert ranking_found.plans[0].path == Path.HNSW
+        assert ranking_found.plans[0].path == Path.IVFFLAT
         (statement,) = [entry["sql"] for entry in sent if "subvector" in entry["sql"]]
         with connection.cursor() as cursor:
             cursor.execute(f"EXPLAIN {statement}")
             plan = "\n".join(line for (line,) in cursor.fetchall())
-        assert f"Index Scan using {hnsw.name_of(collection.version.pk)}" in plan
+        assert f"Index Scan using {ivfflat.name_of(collection.version.pk)}" in plan
 
 
 def test_it_finds_what_an_exact_scan_finds(collection: Collection) -> None:
@@ -139,7 +139,7 @@ def test_it_finds_what_an_exact_scan_finds(collection: Collection) -> None:
     shares = []
     for fc1 in points(60, seed=2):
         ranked = found.nearest_to(point(fc1), 20, kept=SIZE, has_index=True)
-        assert ranked.plans[0].path == Path.HNSW
+        assert ranked.plans[0].path == Path.IVFFLAT
         shares.append(len({*ranked.ids} & {*collection.exact(fc1)[:20]}) / 20)
     assert np.mean(shares) >= 0.99
 
@@ -148,7 +148,7 @@ def test_equal_distances_are_ordered_by_id_with_the_index_in_use(collection: Col
     found = Embedding.objects.for_version(collection.version)
     for row in range(0, SIZE, 250):
         ranked = found.nearest_to(point(collection.fc1[row]), 20, kept=SIZE, has_index=True)
-        assert ranked.plans[0].path == Path.HNSW
+        assert ranked.plans[0].path == Path.IVFFLAT
         assert ranked.ids[:2] == [collection.ids[row], collection.ids[row + 1]]
         assert ranked.ids == collection.exact(collection.fc1[row])[:20]
 
@@ -170,7 +170,7 @@ def test_filtered_pages_are_full_and_right(collection: Collection, options: Sear
     for fc1 in points(10, seed=3):
         query = ask(collection, fc1)
         page = search(query, options)
-        assert page.plans[0].path == Path.HNSW
+        assert page.plans[0].path == Path.IVFFLAT
         assert (len(page.hits), page.has_next) == (24, True)
         assert {hit.organ for hit in page.hits} <= {*wanted}
         expected = collection.exact(fc1, np.isin(names, wanted))[:24]
@@ -180,11 +180,10 @@ def test_filtered_pages_are_full_and_right(collection: Collection, options: Sear
 
 
 def test_a_filter_that_keeps_little_of_what_is_near_is_answered_in_full(
-    collection: Collection,
+    collection: Collection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the filter keeps may lie anywhere: where the index gives up, a scan answers."""
-    with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL hnsw.max_scan_tuples = 1")
+    monkeypatch.setattr(ranking, "PROBES", (1, 1))
     fc1 = collection.fc1[5]
     far = collection.exact(fc1)[-1_000:]
     found = Embedding.objects.for_version(collection.version).filter(pk__in=far)
@@ -265,6 +264,6 @@ def test_a_relabelled_image_leaves_a_remembered_ranking(collection: Collection) 
 
 
 def test_the_index_of_one_version_is_built_and_dropped_alone(collection: Collection) -> None:
-    assert hnsw.is_built(collection.version.pk)
-    assert not hnsw.is_built(collection.version.pk + 1)
-    assert hnsw.builds_under_way() == []
+    assert ivfflat.is_built(collection.version.pk)
+    assert not ivfflat.is_built(collection.version.pk + 1)
+    assert ivfflat.builds_under_way() == []
