@@ -31,7 +31,7 @@ CHUNK = 10_000
 CLIENTS = 8
 MOST_IN_MEMORY = 200_000  # vectors that FAISS is given: 16 KB each, and half as much again for HNSW
 FAISS_LINKS = 16
-HNSW_EF = (16, 32, 64, 128, 256, 512)
+HNSW_EF = (64, 128, 256, 512, 1024, 2048)
 BIT_CANDIDATES = (200, 400, 800)
 
 Vectors = NDArray[np.float32]

@@ -9,6 +9,7 @@ and Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,7 +126,7 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
                 f"SET LOCAL ivfflat.iterative_scan = relaxed_order; SET LOCAL ivfflat.probes = {probes:d};"
                 f" SET LOCAL ivfflat.max_probes = {most_probes:d}"
             )
-            found = dict(nearest[:number])
+            found = dict(rows_of(nearest[:number]))
         return found, len(found) == number
 
     def _scanned(self, point: Point, wanted: int, kept: int) -> Ranking:
@@ -135,7 +136,7 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
             .values_list("pk", Cast("projected", FloatField()))
         )
         limit = PROPOSED * max(wanted, 20)
-        candidates = dict(proposed[:limit])
+        candidates = dict(rows_of(proposed[:limit]))
         ids = list(candidates)
         first = FIRST_RANKED * wanted
         first_ids = ids[:first]
@@ -146,7 +147,7 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
             reach = farthest * ROUNDING[0] + ROUNDING[1] * float(np.linalg.norm(point.fc1))
             if len(ids) == limit and candidates[ids[-1]] <= reach:
                 within = proposed if reach == float("inf") else proposed.filter(projected__lte=reach)
-                candidates = dict(within)
+                candidates = dict(rows_of(within))
                 ids = list(candidates)
             known = set(first_ids)
             near = [pk for pk in ids if pk not in known and candidates[pk] <= reach]
@@ -159,8 +160,8 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         if not ids:
             return []
         distance = L2Distance("fc1", Value(as_text(point.fc1)))
-        rows = self.model.objects.using(self.db).filter(pk__in=ids).alias(distance=distance)
-        return list(
+        rows = self.model.objects.using(self.db).filter(pk__any_of=ids).alias(distance=distance)
+        return rows_of(
             rows.order_by("distance", "pk").values_list("pk", Cast("distance", FloatField()))[:wanted]
         )
 
@@ -227,6 +228,26 @@ def projected_distance(point: Point) -> L2Distance:
     return L2Distance("projection", Value(as_text(point.projection)))
 
 
+@models.Field.register_lookup
+class AnyOf(models.Lookup[Any]):
+    """`= ANY(array)`: as `in`, but one parameter for all values: hundreds are sent faster so."""
+
+    lookup_name = "any_of"
+    prepare_rhs = False
+
+    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
+        left, params = self.process_lhs(compiler, connection)
+        return f"{left} = ANY(%s)", [*params, list(self.rhs)]
+
+
+def rows_of(found: "models.QuerySet[Embedding, Any]") -> list[Any]:
+    """What a query set of values finds, as the driver gives it: thousands of rows cost Django much."""
+    with connections[found.db].cursor() as cursor:
+        cursor.execute(*found.query.sql_with_params())
+        rows: list[Any] = cursor.fetchall()
+    return rows
+
+
 def by_distance(row: tuple[int, float]) -> tuple[float, int]:
     return row[1], row[0]
 
@@ -237,5 +258,13 @@ def made_of(rows: list[tuple[int, float]], plan: Plan) -> Ranking:
 
 def as_text(vector: NDArray[np.float32]) -> str:
     """As pgvector reads it, in the precision that it keeps."""
-    numbers = np.asarray(vector, np.float16).astype(np.float32).round(7).tolist()
-    return "[" + ",".join([f"{number:.6g}" if number else "0" for number in numbers]) + "]"
+    bits = np.ascontiguousarray(vector, np.float16).view(np.uint16)
+    return "[" + ",".join(half_texts()[bits].tolist()) + "]"
+
+
+@cache
+def half_texts() -> NDArray[np.object_]:
+    """Every number in half precision as text, by its bits: formatting 4096 numbers takes a millisecond."""
+    with np.errstate(invalid="ignore"):
+        numbers = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32).tolist()
+    return np.array([f"{number:.6g}" if number else "0" for number in numbers], object)
