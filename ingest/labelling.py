@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
-from django.db.models import F
+from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
 from ingest.models import Image, ImageQuerySet, LabelChange, LabelEdit, LabelOrigin, OrganClass
@@ -74,7 +74,7 @@ def change(edit: LabelEdit, images: ImageQuerySet, given: dict[str, int | str]) 
 
 
 def undo(edit: LabelEdit, user: User | AnonymousUser | None) -> int:
-    """Give the images their earlier labels back, but for those that were labelled otherwise since.
+    """Give the images their earlier labels back, but for those that were labelled since.
 
     Returns how many labels were changed back. An edit is undone once.
     """
@@ -85,7 +85,13 @@ def undo(edit: LabelEdit, user: User | AnonymousUser | None) -> int:
         held.undone_at, held.undone_by = timezone.now(), user if isinstance(user, User) else None
         held.save(update_fields=["undone_at", "undone_by"])
         changed = 0
-        other = held.changes.exclude(before=F("after"))
+        later = LabelChange.objects.filter(
+            image=OuterRef("image"),
+            attribute=OuterRef("attribute"),
+            edit__gt=held.pk,
+            edit__undone_at=None,
+        )
+        other = held.changes.exclude(before=F("after")).filter(~Exists(later))
         kinds = other.order_by("attribute", "before", "after").values_list("attribute", "before", "after")
         for attribute, before, after in list(kinds.distinct()):
             same = other.filter(attribute=attribute, before=before, after=after)

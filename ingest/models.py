@@ -61,6 +61,9 @@ class Dataset(models.Model):
 
     name = models.CharField(max_length=120, unique=True)
     description = models.TextField(blank=True)
+    licence = models.CharField(max_length=120, blank=True, help_text="Such as CC BY 4.0.")
+    source = models.URLField(blank=True, help_text="Where it comes from.")
+    citation = models.TextField(blank=True, help_text="How its makers want to be cited.")
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -294,6 +297,7 @@ class LabelOrigin(models.TextChoices):
     REVIEW = "review", "the review"
     NAME = "name", "a decision on its name"
     ADMIN = "admin", "the admin"
+    SPLIT = "split", "a split by patient"
     REST = "rest", "the REST API"
 
 

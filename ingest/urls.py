@@ -1,12 +1,16 @@
 from django.urls import path
 
-from ingest import views
+from ingest import dataset_views, views
 
 app_name = "ingest"
 
 urlpatterns = [
     path("", views.batch_list, name="batch_list"),
     path("new/", views.batch_create, name="batch_create"),
+    path("datasets/", dataset_views.dataset_list, name="dataset_list"),
+    path("datasets/<int:pk>/", dataset_views.dataset_detail, name="dataset_detail"),
+    path("datasets/<int:pk>/split/", dataset_views.dataset_split, name="dataset_split"),
+    path("datasets/<int:pk>/export.zip", dataset_views.dataset_export, name="dataset_export"),
     path("names/", views.names, name="names"),
     path("<int:pk>/", views.batch_detail, name="batch_detail"),
     path("<int:pk>/cancel/", views.batch_cancel, name="batch_cancel"),

@@ -1,0 +1,116 @@
+"""Data sets: what is in one, its split by patient, and its export."""
+
+import csv
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from io import StringIO
+
+from django.contrib.auth.models import AnonymousUser, User
+from django.core.files.storage import default_storage
+from django.db.models import Count
+
+from ingest.labelling import Labels, label_each
+from ingest.models import Dataset, Image, LabelEdit, LabelOrigin, OrganClass, Split
+
+SAMPLES = 4  # pictures shown of an organ
+MANIFEST_COLUMNS = ["path", "organ", "modality", "group_id", "split"]
+
+
+@dataclass(frozen=True)
+class OrganPart:
+    """What a data set has of one organ; None: without a label."""
+
+    organ: OrganClass | None
+    images: int
+    modalities: dict[str, int]  # by code, "" without a label
+    samples: list[Image]
+
+
+def parts_of(dataset: Dataset) -> list[OrganPart]:
+    """By the organ's name, what has no label last."""
+    counted = dataset.images.order_by().values_list("organ", "modality").annotate(Count("pk"))
+    modalities: dict[int | None, dict[str, int]] = {}
+    for organ, modality, number in counted:
+        modalities.setdefault(organ, {})[modality or ""] = number
+    organs = OrganClass.objects.in_bulk([organ for organ in modalities if organ])
+    parts = [
+        OrganPart(
+            organs.get(organ) if organ else None,
+            sum(of_organ.values()),
+            dict(sorted(of_organ.items())),
+            list(dataset.images.filter(organ=organ).order_by("pk")[:SAMPLES]),
+        )
+        for organ, of_organ in modalities.items()
+    ]
+    return sorted(parts, key=lambda part: (part.organ is None, str(part.organ)))
+
+
+def splits_of(dataset: Dataset) -> dict[str, tuple[int, int]]:
+    """By "train", "test" and "": images and groups, a group being a patient or a volume."""
+    rows = dataset.images.order_by().values_list("split").annotate(Count("pk"))
+    groups = dict(dataset.images.order_by().values_list("split").annotate(Count("group_key", distinct=True)))
+    return {split: (images, groups[split]) for split, images in rows}
+
+
+def split_by_group(dataset: Dataset, test_share: float, user: User | AnonymousUser | None) -> LabelEdit:
+    """Hold about `test_share` of the groups out for testing; the rest is to learn from.
+
+    By a hash of the group: no patient is in both, and the same split comes out again when images were added.
+    """
+    groups = dataset.images.order_by().values_list("group_key", flat=True).distinct()
+    held_out = [group for group in groups.iterator() if place_of(group) < test_share]
+    test = dataset.images.filter(group_key__in=held_out)
+    train = dataset.images.exclude(group_key__in=held_out)
+    parts = [(test, Labels(split=Split.TEST)), (train, Labels(split=Split.TRAIN))]
+    return label_each(parts, user, LabelOrigin.SPLIT)
+
+
+def place_of(group: str) -> float:
+    """In 0 to 1, always the same for a group."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+
+
+class Sink:
+    """What a zip is written to, and taken from piece by piece."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self.pieces.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def taken(self) -> bytes:
+        data = b"".join(self.pieces)
+        self.pieces.clear()
+        return data
+
+
+def export(dataset: Dataset) -> Iterator[bytes]:
+    """A zip of the renditions, as the network sees them, and a manifest.csv with their labels, in pieces.
+
+    It can be imported again. Originals, whose tags may name patients, are not in it. A rendition that is gone
+    is left out.
+    """
+    sink, manifest = Sink(), StringIO()
+    rows = csv.writer(manifest)
+    rows.writerow(MANIFEST_COLUMNS)
+    with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
+        for image in dataset.images.select_related("organ").order_by("pk").iterator():
+            try:
+                with default_storage.open(image.rendition.name) as file:
+                    content = file.read()
+            except FileNotFoundError:
+                continue
+            organ = image.organ.name if image.organ else ""
+            path = f"{organ or 'unlabelled'}/{image.pk}.png"
+            archive.writestr(path, content)
+            rows.writerow([path, organ, image.modality_id or "", image.group_key, image.split])
+            yield sink.taken()
+        archive.writestr("manifest.csv", manifest.getvalue())
+    yield sink.taken()
