@@ -298,7 +298,6 @@ class LabelOrigin(models.TextChoices):
     NAME = "name", "a decision on its name"
     ADMIN = "admin", "the admin"
     SPLIT = "split", "a split by patient"
-    REST = "rest", "the REST API"
 
 
 class LabelEdit(models.Model):

@@ -130,11 +130,8 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         return found, len(found) == number
 
     def _scanned(self, point: Point, wanted: int, kept: int) -> Ranking:
-        proposed = (
-            self.alias(projected=projected_distance(point))
-            .order_by("projected")
-            .values_list("pk", Cast("projected", FloatField()))
-        )
+        projected = Cast(projected_distance(point), FloatField())
+        proposed = self.annotate(projected=projected).values_list("pk", "projected").order_by("projected")
         limit = PROPOSED * max(wanted, 20)
         candidates = dict(rows_of(proposed[:limit]))
         ids = list(candidates)
@@ -159,10 +156,10 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         """(id, distance on FC1) of the `wanted` nearest of these, by (distance, id)."""
         if not ids:
             return []
-        distance = L2Distance("fc1", Value(as_text(point.fc1)))
-        rows = self.model.objects.using(self.db).filter(pk__any_of=ids).alias(distance=distance)
+        distance = Cast(L2Distance("fc1", Value(as_text(point.fc1))), FloatField())
+        rows = self.model.objects.using(self.db).filter(pk__any_of=ids)
         return rows_of(
-            rows.order_by("distance", "pk").values_list("pk", Cast("distance", FloatField()))[:wanted]
+            rows.annotate(distance=distance).values_list("pk", "distance").order_by("distance", "pk")[:wanted]
         )
 
     def blended(

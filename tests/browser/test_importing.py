@@ -67,7 +67,7 @@ def test_every_file_of_a_batch_is_accounted_for(open_page: OpenPage, services: S
     expect(row(page, "one-again.png")).to_contain_text("duplicate")
     for path in ("cut-off.png", "empty.png"):
         expect(row(page, path)).to_contain_text("rejected")
-        expect(row(page, path).get_by_role("cell").last).to_have_text(re.compile(r"^\w.{10,}\.$"))
+        expect(row(page, path).get_by_role("cell").nth(3)).to_have_text(re.compile(r"^\w.{10,}\.$"))
 
 
 def test_ledger_is_filtered_by_state(open_page: OpenPage) -> None:
@@ -93,6 +93,22 @@ def test_ledger_refreshes_itself_without_javascript(open_page: OpenPage, service
     expect_done(page, 1)
 
 
+def test_cancelled_files_are_tried_again(open_page: OpenPage, services: Services) -> None:
+    page = open_page("curator")
+    with services.paused("ingest"):
+        import_files(page, [png(140, "a.png"), png(141, "b.png")], "DICOM tags", "cancelled")
+        page.get_by_role("button", name="Cancel import").click()
+        expect(page.get_by_text("Cancelled: 2 files will not be read.")).to_be_visible()
+        expect(page.get_by_role("table").first).to_contain_text("The import was cancelled")
+    page.get_by_role("button", name="Try b.png again").click()
+    expect(row(page, "b.png")).to_contain_text("imported")
+    page.get_by_role("button", name="Try 1 rejected file again").click()
+    expect(row(page, "a.png")).to_contain_text("imported")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Report as CSV").click()
+    assert "a.png,imported" in Path(download.value.path()).read_text()
+
+
 def test_folder_is_imported_with_its_names_as_labels(open_page: OpenPage, tmp_path: Path) -> None:
     for number, organ in enumerate(["kidney", "spine"]):
         (tmp_path / "atlas" / organ).mkdir(parents=True)
@@ -103,6 +119,11 @@ def test_folder_is_imported_with_its_names_as_labels(open_page: OpenPage, tmp_pa
 
     expect_done(page, 2)
     expect(row(page, "atlas/kidney/a.png")).to_contain_text("imported")
+    page.get_by_role("link", name="Decide").click()
+    page.get_by_role("row", name="kidney").get_by_role("button", name="A new organ").click()
+    expect(page.get_by_text("From now on kidney means kidney.")).to_be_visible()
+    page.get_by_role("button", name="Make an organ of each").click()
+    expect(page.get_by_text("No name waits.")).to_be_visible()
     assert set(Image.objects.filter(dataset__name="atlas").values_list("organ__name", flat=True)) == {
         "kidney",
         "spine",
