@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from django.conf import settings
 from django.db import OperationalError, connection
-from psycopg import errors, sql
+from psycopg import sql
 
 from ml.models import ModelVersion
 from search.ranking import EXACT_SCAN_ROWS, PREFIX_DIMENSIONS
@@ -108,29 +108,13 @@ def create(name: str, version_id: int, rows: int) -> None:
         clusters=sql.Literal(clusters),
         version=sql.Literal(version_id),
     )
-    try:
-        run(statement, clusters)
-    except OperationalError as error:
-        if not isinstance(error.__cause__, errors.DiskFull):
-            raise
-        # Several processes build in shared memory, of which containers have little; one needs none.
-        drop_index(name)
-        run(statement, clusters, processes=0)
-
-
-def run(statement: sql.Composed, clusters: int, processes: int | None = None) -> None:
-    """With memory for so many clusters; `processes` beside the server's own, if not as many as it likes."""
     memory = memory_for(clusters) // 2**20 + 64
     with connection.cursor() as cursor:
         cursor.execute("SELECT set_config('maintenance_work_mem', %s, false)", [f"{memory}MB"])
-        if processes is not None:
-            cursor.execute(
-                "SELECT set_config('max_parallel_maintenance_workers', %s, false)", [str(processes)]
-            )
         try:
             cursor.execute(statement.as_string(cursor.connection))
         finally:
-            cursor.execute("RESET maintenance_work_mem; RESET max_parallel_maintenance_workers")
+            cursor.execute("RESET maintenance_work_mem")
 
 
 def drop(version_id: int) -> None:

@@ -169,16 +169,27 @@ def test_what_a_failed_rebuilding_left_is_taken_away(described: ModelVersion) ->
     assert VersionIndex.objects.get().error == ""
 
 
-def test_little_shared_memory_is_enough(described: ModelVersion, settings: Any) -> None:
-    """Containers have 64 MB of it."""
-    settings.INDEX_MEMORY_MB = 10**6
-    with connection.cursor() as cursor:
-        cursor.execute("SET min_parallel_table_scan_size = 0")
-    for work in (ivfflat.build, ivfflat.rebuild):
-        work(described, 10**9)
-        assert ivfflat.is_built(described.pk)
+def test_clusters_fit_the_memory_and_the_collection(settings: Any) -> None:
+    settings.INDEX_MEMORY_MB = 2048
+    assert [ivfflat.clusters_for(rows) for rows in (0, 1, 20_000, 100_000)] == [1, 3, 453, 1012]
+    for rows in (10**6, 10**8, 10**12):
+        clusters = ivfflat.clusters_for(rows)
+        assert ivfflat.memory_for(clusters) <= 2048 * 2**20 < ivfflat.memory_for(round(clusters / 0.9))
+    settings.INDEX_MEMORY_MB = 10**9
+    assert ivfflat.clusters_for(10**12) == ivfflat.MOST_CLUSTERS
+
+
+def test_an_outgrown_index_is_built_anew(described: ModelVersion, monkeypatch: pytest.MonkeyPatch) -> None:
+    indexing.prepare_versions()
+    assert not ivfflat.is_outgrown(described.pk, ROWS)
+    assert not indexing.needs_preparing(described)
+    monkeypatch.setattr(ivfflat, "CLUSTERS", 3.2 * ivfflat.GROWN * 1.1)
+    assert ivfflat.is_outgrown(described.pk, ROWS)
+    assert indexing.needs_preparing(described)
+    indexing.prepare_versions()
+    assert ivfflat.is_built(described.pk)
+    assert not ivfflat.is_outgrown(described.pk, ROWS)
     assert relations("^embedding_ivfflat") == [ivfflat.name_of(described.pk)]
-    connection.close()
 
 
 def test_two_workers_do_not_build_at_once(described: ModelVersion) -> None:
