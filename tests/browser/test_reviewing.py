@@ -24,9 +24,11 @@ def test_images_are_reviewed_by_keys(open_page: OpenPage, collection: list[Image
     page.get_by_role("link", name="Review").click()
     page.get_by_role("link", name="No label 5").click()
     expect(cards(page)).to_have_count(5)
+    expect(cards(page).first.locator(".card-link")).to_be_focused()
     expect_loaded(cards(page).first.locator("img"))
 
     page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
     first = image_of(cards(page).first)
     seen = cards(page).first.locator("strong").inner_text()
     page.keyboard.press("a")
