@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from io import StringIO
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.core.files.storage import default_storage
 from django.db.models import Count
 
 from ingest.labelling import Labels, label_each
@@ -103,7 +102,7 @@ def export(dataset: Dataset) -> Iterator[bytes]:
     with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
         for image in dataset.images.select_related("organ").order_by("pk").iterator():
             try:
-                with default_storage.open(image.rendition.name) as file:
+                with image.rendition.open() as file:
                     content = file.read()
             except FileNotFoundError:
                 continue
