@@ -90,6 +90,7 @@ def index_preferred(collection: Collection, empty_cache: None, monkeypatch: pyte
     """The choices between scan and index, ours and PostgreSQL's, as in a collection much larger."""
     for module in (ranking, filtering, retrieval):
         monkeypatch.setattr(module, "EXACT_SCAN_ROWS", 500)
+    monkeypatch.setattr(ranking, "INDEX_CANDIDATES", (20, 400, 2_000))
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
         cursor.execute("SET LOCAL enable_bitmapscan = off")
