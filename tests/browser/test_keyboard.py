@@ -66,6 +66,7 @@ def test_keys_lead_through_the_results(open_page: OpenPage) -> None:
     expect(upload).to_be_focused()
     upload.set_input_files(png_file())
     expect(cards(page).nth(5)).to_be_visible()
+    page.wait_for_load_state("networkidle")  # scripts listen, and nothing is swapped any more
 
     for key, position in [("ArrowRight", 0), ("ArrowRight", 1), ("End", -1), ("Home", 0)]:
         page.keyboard.press(key)
