@@ -20,8 +20,6 @@ GROWN = 2.0  # an index that should have so many times its clusters is built ane
 MOST_CLUSTERS = 32_768  # pgvector's limit
 SAMPLED = 50  # rows for each cluster, which pgvector's k-means holds in memory
 BYTES_PER_SAMPLE = 2 * PREFIX_DIMENSIONS + 64
-
-
 PREFIX = f"(subvector(projection, 1, {PREFIX_DIMENSIONS})::halfvec({PREFIX_DIMENSIONS}))"
 
 
