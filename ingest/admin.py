@@ -108,6 +108,12 @@ class LabelsForm(forms.Form):
         help_text="These labels are taken away. What is neither chosen nor taken away stays as it is.",
     )
 
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        if not any(cleaned.get(name) for name in (*LABELS, "take_away")):
+            raise forms.ValidationError("Choose a label to give, or one to take away.")
+        return cleaned
+
     def labels(self) -> Labels:
         """Raises KeyError before the form is valid."""
         chosen = self.cleaned_data

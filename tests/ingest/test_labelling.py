@@ -83,6 +83,9 @@ def test_admin_labels_what_is_selected(client_of: ClientOf, images: list[Image])
     client = client_of("curator")
     assert "Label 2 images" in client.post(url, data).content.decode()
     assert labels()[0][0] == "brain"
+    nothing = client.post(url, data | {"confirmed": "yes"}).content.decode()
+    assert "Choose a label to give, or one to take away." in nothing
+    assert not LabelEdit.objects.exists()
     data |= {"confirmed": "yes", "organ": heart(), "take_away": ["modality"]}
     assert "2 images labelled" in client.post(url, data, follow=True).content.decode()
     assert [row[:2] for row in labels()[:2]] == [("heart", None)] * 2
