@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 
-from ingest.image_file import choose_frames
 from ingest.reading import ReadImage, RejectedFile, read_image
+from ingest.slices import SliceRule, parts_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RAMP = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)  # 12 bits, every value once
@@ -300,7 +300,7 @@ def test_float_pixels_with_a_window_of_one() -> None:
 def test_frames_are_evenly_spaced_and_numbered() -> None:
     frames = np.stack([np.full((4, 4), 10 * i, np.uint8) for i in range(20)])
     content = file_of(data_set(frames, frames=20, WindowCenter=128, WindowWidth=256))
-    image = read_image(content, max_frames=4)
+    image = read_image(content, SliceRule(most=4))
     assert image.number_of_frames == 20
     assert [frame.frame_number for frame in image.frames] == [3, 8, 13, 18]
     assert [frame.pixels[0, 0] for frame in image.frames] == [20, 70, 120, 170]
@@ -313,8 +313,10 @@ def test_frames_are_evenly_spaced_and_numbered() -> None:
 
 @given(number=st.integers(1, 500), most=st.integers(1, 20))
 def test_chosen_frames_are_distinct_and_in_range(number: int, most: int) -> None:
-    chosen = choose_frames(number, most)
-    assert len(set(chosen)) == len(chosen) == min(number, most)
+    parts = parts_of(range(number), SliceRule(most=most))
+    chosen = [index for part in parts for index in part]
+    assert len(parts) == min(number, most)
+    assert len(set(chosen)) == len(chosen)  # no two parts can take the same frame
     assert 0 <= min(chosen) <= max(chosen) < number
 
 
@@ -485,7 +487,7 @@ def test_jpeg_is_turned_upright(file_format: str) -> None:
 def test_pages_of_a_tiff_are_frames() -> None:
     pages = [Image.new("L", (4, 4), 10 * number) for number in range(12)]
     content = picture(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    image = read_image(content, max_frames=3)
+    image = read_image(content, SliceRule(most=3))
     assert image.number_of_frames == 12
     assert [frame.frame_number for frame in image.frames] == [3, 7, 11]
     assert [frame.pixels[0, 0] for frame in image.frames] == [20, 60, 100]
