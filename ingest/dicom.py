@@ -92,7 +92,7 @@ def read_dicom(
     assumptions: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ds = _parse(content, assumptions)
+        ds = parse_dicom(content, assumptions)
         _require_pixels(ds)
         mend(ds, assumptions)
         _require_decoder(ds)
@@ -139,7 +139,7 @@ def _show_frames(
 
     def show(index: int) -> Frame | None:
         try:
-            pixels = _decode_frame(ds, index)
+            pixels = decode_frame(ds, index)
         except Exception as error:  # decoders raise many kinds
             errors[index + 1] = error
             return None
@@ -159,7 +159,8 @@ def _show_frames(
     return frames
 
 
-def _parse(content: bytes, assumptions: list[str]) -> Dataset:
+def parse_dicom(content: bytes, assumptions: list[str]) -> Dataset:
+    """The data set, with a file header and its transfer syntax. Raises RejectedFile."""
     if content[:4] == b"DICM":
         content = bytes(128) + content
         assumptions.append("The preamble was missing.")
@@ -244,7 +245,11 @@ def _require_decoder(ds: Dataset) -> None:
         )
 
 
-def _decode_frame(ds: Dataset, index: int) -> NDArray[Any]:
+def decode_frame(ds: Dataset, index: int) -> NDArray[Any]:
+    """Stored values (rows, columns) or RGB (rows, columns, 3) of the frame at `index`, from 0.
+
+    The data set is mended. Raises whatever decoders raise.
+    """
     decoder = decoder_of(ds.file_meta.TransferSyntaxUID)
     if ds.PhotometricInterpretation in RETIRED:
         return decode_retired(decoder, ds, index)
