@@ -42,7 +42,7 @@ class DatasetAdmin(WithImageCount):
     list_display = ["name", "image_count", "created_by", "created_at"]
     list_select_related = ["created_by"]
     search_fields = ["name"]
-    fields = ["name", "description", "licence", "source", "citation"]
+    fields = ["name", "description", "licence", "source", "citation", "slice_choice", "slice_step"]
 
     def save_model(self, request: HttpRequest, obj: Dataset, form: Any, change: bool) -> None:
         if not change:

@@ -73,12 +73,12 @@ def check_ledger(repair: bool = False) -> list[Finding]:
     stuck = Finding("stuck", "files whose reader died", of="file")
     deleted = Finding("images_deleted", "imported files whose images were deleted", "file", is_problem=False)
     has_images = Exists(Image.objects.filter(uploaded_file=OuterRef("pk")))
-    is_finished = Q(state__in=[FileState.IMPORTED, FileState.DUPLICATE, FileState.REJECTED])
+    is_finished = ~Q(state__in=[FileState.QUEUED, FileState.READING])
     untrue.add_all(
         UploadedFile.objects.filter(
             ~Q(state__in=FileState.values)
             | Q(is_finished, finished_at=None)
-            | Q(state=FileState.REJECTED, reason_code="")
+            | Q(state__in=[FileState.REJECTED, FileState.LEFT_OUT], reason_code="")
             | Q(~Q(state=FileState.IMPORTED), has_images)
         )
     )

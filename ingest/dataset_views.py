@@ -12,7 +12,7 @@ from django.utils.text import slugify
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from ingest.datasets import export, parts_of, split_by_group, splits_of
-from ingest.models import Dataset
+from ingest.models import Dataset, FileState, UploadedFile
 
 
 class DatasetForm(forms.ModelForm[Dataset]):
@@ -20,6 +20,12 @@ class DatasetForm(forms.ModelForm[Dataset]):
         model = Dataset
         fields = ["description", "licence", "source", "citation"]
         widgets = {"description": forms.Textarea({"rows": 3}), "citation": forms.Textarea({"rows": 3})}
+
+
+class SlicesForm(forms.ModelForm[Dataset]):
+    class Meta:
+        model = Dataset
+        fields = ["slice_choice", "slice_step"]
 
 
 class SplitForm(forms.Form):
@@ -49,13 +55,20 @@ def dataset_detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 
 def render_dataset(
-    request: HttpRequest, dataset: Dataset, form: Any, split_form: SplitForm, status: int
+    request: HttpRequest,
+    dataset: Dataset,
+    form: Any,
+    split_form: SplitForm,
+    status: int,
+    slices_form: SlicesForm | None = None,
 ) -> HttpResponse:
     names = {"train": "to learn from", "test": "held out for testing", "": "in no split"}
     context = {
         "dataset": dataset,
         "form": form,
         "split_form": split_form,
+        "slices_form": slices_form or SlicesForm(instance=dataset),
+        "left_out": UploadedFile.objects.filter(batch__dataset=dataset, state=FileState.LEFT_OUT).count(),
         "parts": parts_of(dataset),
         "splits": [(names[split], *numbers) for split, numbers in sorted(splits_of(dataset).items())],
         "images": dataset.images.count(),
@@ -73,6 +86,21 @@ def dataset_split(request: HttpRequest, pk: int) -> HttpResponse:
         return render_dataset(request, dataset, DatasetForm(instance=dataset), form, 422)
     split_by_group(dataset, form.cleaned_data["test_percent"] / 100, request.user)
     messages.success(request, "Split by patient. It can be undone in the admin, under label edits.")
+    return redirect("ingest:dataset_detail", pk)
+
+
+@require_POST
+@login_required
+@permission_required("ingest.change_dataset", raise_exception=True)
+def dataset_slices(request: HttpRequest, pk: int) -> HttpResponse:
+    """Choose which slices of volumes the data set takes, of files to come."""
+    dataset = get_object_or_404(Dataset, pk=pk)
+    form = SlicesForm(request.POST, instance=dataset)
+    if not form.is_valid():
+        dataset.refresh_from_db()
+        return render_dataset(request, dataset, DatasetForm(instance=dataset), SplitForm(), 422, form)
+    form.save()
+    messages.success(request, "Saved. It counts for files to come, and for those that are tried again.")
     return redirect("ingest:dataset_detail", pk)
 
 

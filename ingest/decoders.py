@@ -18,11 +18,12 @@ from pydicom.pixels.decoders.base import Decoder, DecodeRunner, get_decoder
 from ingest.image_file import MAX_PIXELS
 
 DeflatedImageFrame = uid.UID("1.2.840.10008.1.2.8.1")
+EncapsulatedUncompressed = uid.UID("1.2.840.10008.1.2.1.98")
+JPEG_XL = [uid.UID(f"1.2.840.10008.1.2.4.{number}") for number in (110, 111, 112)]
 # Newer than pydicom's dictionary, and without an entry pydicom would not take the pixel data as encapsulated.
-UID_dictionary.setdefault(
-    str(DeflatedImageFrame),
-    ("Deflated Image Frame Compression", "Transfer Syntax", "", "", "DeflatedImageFrameCompression"),
-)
+NEWER = dict(zip(JPEG_XL, ("JPEG XL Lossless", "JPEG XL JPEG Recompression", "JPEG XL"), strict=True))
+for new_uid, new_name in {DeflatedImageFrame: "Deflated Image Frame Compression", **NEWER}.items():
+    UID_dictionary.setdefault(str(new_uid), (new_name, "Transfer Syntax", "", "", new_name.replace(" ", "")))
 JPEG = [
     uid.JPEGBaseline8Bit,
     uid.JPEGExtended12Bit,
@@ -34,10 +35,15 @@ JPEG_LS = [uid.JPEGLSLossless, uid.JPEGLSNearLossless]
 JPEG_2000 = [uid.JPEG2000Lossless, uid.JPEG2000]
 HTJ2K = [uid.HTJ2KLossless, uid.HTJ2KLosslessRPCL, uid.HTJ2K]
 DECODER_DEPENDENCIES = dict.fromkeys(
-    [*JPEG, *JPEG_LOSSLESS, *JPEG_LS, *JPEG_2000, *HTJ2K, DeflatedImageFrame, uid.RLELossless],
+    [
+        *(*JPEG, *JPEG_LOSSLESS, *JPEG_LS, *JPEG_2000, *HTJ2K, *JPEG_XL),
+        *(DeflatedImageFrame, EncapsulatedUncompressed, uid.RLELossless),
+    ],
     ("imagecodecs",),
 )
 J2K_START = b"\xff\x4f\xff\x51"  # SOC and SIZ, the first markers of a JPEG 2000 codestream
+JXL_START = b"\xff\x0a"
+JXL_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # of width to height
 JPEG_FRAME_HEADERS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 and SOF55 of JPEG-LS
 
 
@@ -56,7 +62,8 @@ def decode_frame(source: bytes, runner: DecodeRunner) -> bytes:
 
     Raises ValueError where the stream is larger than may be decoded or deeper than Bits Allocated.
     """
-    if codestream_pixels(source) > MAX_PIXELS:
+    size = jpeg_xl_pixels if runner.transfer_syntax in JPEG_XL else codestream_pixels
+    if size(source) > MAX_PIXELS:
         raise ValueError("the codestream holds more pixels than are decoded")
     pixels = _decode(source, runner)
     allocated = runner.bits_allocated
@@ -77,6 +84,14 @@ def inflate_frame(source: bytes, runner: DecodeRunner) -> bytes:
     length = -(-_bits_of_frame(runner) // 8)
     packed = zlib.decompressobj(-zlib.MAX_WBITS).decompress(source, length + 1)[:length]
     return _unpacked(packed, runner) if runner.bits_allocated == 1 else packed
+
+
+def copy_frame(source: bytes, runner: DecodeRunner) -> bytes:
+    """One frame of Encapsulated Uncompressed Explicit VR Little Endian (PS3.5 A.4.11)."""
+    length = -(-_bits_of_frame(runner) // 8)
+    if len(source) < length:
+        raise ValueError("the frame is cut off")
+    return _unpacked(source, runner) if runner.bits_allocated == 1 else source[:length]
 
 
 def decode_rle_bits(source: bytes, runner: DecodeRunner) -> bytes:
@@ -105,6 +120,28 @@ def codestream_pixels(source: bytes) -> int:
     return 0
 
 
+def jpeg_xl_pixels(source: bytes) -> int:
+    """Pixels that a JPEG XL codestream, bare or in boxes, says it holds (ISO/IEC 18181-1, SizeHeader)."""
+    start = 0 if source[:2] == JXL_START else source.find(JXL_START, 0, 1024)
+    bits = int.from_bytes(source[start + 2 : start + 14], "little")
+
+    def take(count: int) -> int:
+        nonlocal bits
+        value = bits & ((1 << count) - 1)
+        bits >>= count
+        return value
+
+    def take_length() -> int:
+        return 8 * (take(5) + 1) if in_eights else take((9, 13, 18, 30)[take(2)]) + 1
+
+    in_eights = take(1)
+    height = take_length()
+    ratio = take(3)
+    numerator, denominator = JXL_RATIOS[ratio]
+    width = height * numerator // denominator if ratio else take_length()
+    return height * width
+
+
 def _decode(source: bytes, runner: DecodeRunner) -> NDArray[Any]:
     syntax = runner.transfer_syntax
     if syntax in JPEG:
@@ -113,6 +150,10 @@ def _decode(source: bytes, runner: DecodeRunner) -> NDArray[Any]:
         return _decode_jpeg_lossless(source)
     if syntax in JPEG_LS:
         return _with_declared_sign(np.asarray(imagecodecs.jpegls_decode(source)), runner)
+    if syntax in JPEG_XL:
+        if runner.samples_per_pixel > 1:
+            runner.set_option("photometric_interpretation", PI.RGB)  # whatever it is stored as
+        return _with_declared_sign(np.squeeze(imagecodecs.jpegxl_decode(source)), runner)
     decode = imagecodecs.htj2k_decode if syntax in HTJ2K else imagecodecs.jpeg2k_decode
     return _with_declared_sign(np.asarray(decode(source)), runner)
 
@@ -163,7 +204,11 @@ def _unpacked(packed: bytes, runner: DecodeRunner) -> bytes:
 
 
 def _build_decoders() -> dict[str, Decoder]:
-    functions = {DeflatedImageFrame: "inflate_frame", uid.RLELossless: "decode_rle_bits"}
+    functions = {
+        DeflatedImageFrame: "inflate_frame",
+        EncapsulatedUncompressed: "copy_frame",
+        uid.RLELossless: "decode_rle_bits",
+    }
     decoders: dict[str, Decoder] = {}
     for syntax in DECODER_DEPENDENCIES:
         decoder = decoders[syntax] = Decoder(syntax)

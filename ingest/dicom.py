@@ -4,7 +4,8 @@ import logging
 import re
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -17,8 +18,19 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 
+from ingest.colours import RETIRED, decode_retired
 from ingest.decoders import decoder_of
-from ingest.image_file import MAX_BYTES, Frame, ReadImage, RejectedFile, Tags, check_size, choose_frames
+from ingest.functional_groups import frame_value, frames_in_space
+from ingest.image_file import MAX_BYTES, Frame, ReadImage, RejectedFile, Tags
+from ingest.mending import (
+    body_part_of,
+    frame_bytes,
+    mend,
+    modality_of,
+    number_of_frames,
+    unused_low_bits,
+)
+from ingest.slices import SliceRule, parts_of, require_information, require_number, take_frames
 from ingest.windowing import integer_of, storable_text, text_of, to_grey
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # its warnings quote values of the file
@@ -52,7 +64,6 @@ PERMITTED_TAGS = (
 )
 OLDEST_AGE_YEARS = 90  # older patients are few enough to be found again
 YEARS_OF_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1}
-SHARE_THAT_MUST_BE_THERE = 0.95  # of a frame whose last bytes are missing
 INFLATED_BYTES_ALWAYS_TAKEN = 64 * 2**20
 INFLATION_TAKEN = 100  # times the file's size
 
@@ -74,39 +85,82 @@ def looks_like_dicomdir(content: bytes) -> bool:
 
 
 def read_dicom(
-    content: bytes, *, max_frames: int = 8, frame: int | None = None, middle_frame_only: bool = False
+    content: bytes, rule: SliceRule, *, frame: int | None = None, middle_frame_only: bool = False
 ) -> ReadImage:
-    """Read a DICOM object's chosen frames. Raises RejectedFile with a sentence for every expected defect."""
+    """Read a DICOM object's chosen frames. Raises RejectedFile with a sentence for every expected defect, and
+    LeftOut for a slice of a series that the rule passes over."""
     assumptions: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ds = _parse(content, assumptions)
+        ds = parse_dicom(content, assumptions)
         _require_pixels(ds)
+        mend(ds, assumptions)
         _require_decoder(ds)
-        number_of_frames = _number_of_frames(ds, assumptions)
-        chosen = choose_frames(number_of_frames, max_frames, frame, middle_frame_only)
-        frames = tuple(
-            Frame(to_grey(pixels, ds, index, assumptions), index + 1)
-            for index, pixels in _decode_frames(ds, chosen, assumptions)
-        )
+        count = number_of_frames(ds, assumptions)
+        is_slice = count == 1 and frame is None and not middle_frame_only and _is_of_volume(ds)
+        if is_slice:
+            require_number(integer_of(ds, "InstanceNumber", 0), rule)
+        order = frames_in_space(ds, count)
+        parts = parts_of(order, rule, frame, middle_frame_only, ds.Rows * ds.Columns)
+        frames = _show_frames(ds, parts, rule, assumptions)
+        if is_slice:
+            require_information(frames[0].pixels, rule)
+        modality = modality_of(ds, assumptions)
+        body_part_examined = body_part_of(ds, frames[0].frame_number - 1, assumptions)
     return ReadImage(
         file_format="DICOM",
         frames=frames,
-        number_of_frames=number_of_frames,
-        bits_stored=integer_of(ds, "BitsStored", 8),
-        modality=text_of(ds, "Modality").upper(),
-        body_part_examined=text_of(ds, "BodyPartExamined"),
+        number_of_frames=count,
+        bits_stored=integer_of(ds, "BitsStored", integer_of(ds, "BitsAllocated", 8)),
+        modality=modality,
+        body_part_examined=body_part_examined,
         patient_id=text_of(ds, "PatientID"),
         study_instance_uid=text_of(ds, "StudyInstanceUID"),
         series_instance_uid=text_of(ds, "SeriesInstanceUID"),
         sop_instance_uid=text_of(ds, "SOPInstanceUID"),
         transfer_syntax_uid=str(ds.file_meta.get("TransferSyntaxUID", "")),
-        tags=_permitted_tags(ds),
+        tags=_permitted_tags(ds.get),
         assumptions=tuple(dict.fromkeys(assumptions)),
     )
 
 
-def _parse(content: bytes, assumptions: list[str]) -> Dataset:
+def _is_of_volume(ds: Dataset) -> bool:
+    """Whether a single frame is a slice of a series: it has a plane in the patient and is no overview."""
+    return bool(ds.get("ImagePositionPatient")) and "LOCALIZER" not in str(ds.get("ImageType"))
+
+
+def _show_frames(
+    ds: Dataset, parts: list[list[int]], rule: SliceRule, assumptions: list[str]
+) -> tuple[Frame, ...]:
+    """The frames that are taken, as a person would see them. Raises RejectedFile where there is none."""
+    if frame_bytes(ds) > MAX_BYTES:
+        raise RejectedFile("too_large", "One frame of the image is absurdly large.")
+    errors: dict[int, Exception] = {}
+
+    def show(index: int) -> Frame | None:
+        try:
+            pixels = decode_frame(ds, index)
+        except Exception as error:  # decoders raise many kinds
+            errors[index + 1] = error
+            return None
+        assumed: list[str] = []
+        grey = to_grey(pixels, ds, index, assumed)
+        return Frame(grey, index + 1, _permitted_tags(partial(frame_value, ds, index)), tuple(assumed))
+
+    frames = take_frames(parts, show, rule)
+    if not frames:
+        error = next(iter(errors.values()))
+        raise RejectedFile("damaged", "The pixel data is damaged: no decoder could read it.") from error
+    for each in frames:
+        assumptions += each.assumptions
+    if errors:
+        numbers = ", ".join(str(number) for number in sorted(errors)[:8])
+        assumptions.append(f"Some frames could not be decoded, such as number {numbers}.")
+    return frames
+
+
+def parse_dicom(content: bytes, assumptions: list[str]) -> Dataset:
+    """The data set, with a file header and its transfer syntax. Raises RejectedFile."""
     if content[:4] == b"DICM":
         content = bytes(128) + content
         assumptions.append("The preamble was missing.")
@@ -175,85 +229,45 @@ def _kind_of_object(ds: Dataset) -> str:
 
 def _require_decoder(ds: Dataset) -> None:
     syntax = ds.file_meta.TransferSyntaxUID
+    name = syntax.name if syntax in UID_dictionary else "that the file names"
     try:
         decoder_of(syntax)
     except NotImplementedError as error:
-        name = syntax.name if syntax in UID_dictionary else "that the file names"
+        what = "The file holds a video" if "MPEG" in name or "HEVC" in name else "The file is not read"
         raise RejectedFile(
-            "unsupported_transfer_syntax", f"No decoder knows the transfer syntax {name}."
+            "unsupported_transfer_syntax", f"{what}: no decoder knows the transfer syntax {name}."
         ) from error
+    photometric = ds.PhotometricInterpretation
+    if photometric == "YBR_PARTIAL_420" or (photometric in RETIRED and syntax.is_encapsulated):
+        raise RejectedFile(
+            "unsupported_photometric_interpretation",
+            f"No decoder knows the photometric interpretation {photometric} in {name}.",
+        )
 
 
-def _number_of_frames(ds: Dataset, assumptions: list[str]) -> int:
-    try:
-        number = max(1, int(str(ds.get("NumberOfFrames") or 1)))
-    except (ValueError, TypeError):
-        assumptions.append("NumberOfFrames was not a number; one frame was assumed.")
-        ds.NumberOfFrames = number = 1
-    check_size(integer_of(ds, "Rows", 0), integer_of(ds, "Columns", 0))
-    if ds.file_meta.TransferSyntaxUID.is_encapsulated:
-        if number > max(len(ds.PixelData) // 8, 1):
-            raise RejectedFile(
-                "damaged", f"The file claims {number} frames, more than its pixel data can hold."
-            )
-        return number
-    return _frames_held(ds, number, assumptions) if "PixelData" in ds else number
+def decode_frame(ds: Dataset, index: int) -> NDArray[Any]:
+    """Stored values (rows, columns) or RGB (rows, columns, 3) of the frame at `index`, from 0.
 
-
-def _frames_held(ds: Dataset, number: int, assumptions: list[str]) -> int:
-    """How many of the uncompressed frames are there; a few missing bytes of the only one are taken as 0."""
-    frame_bytes, held_bytes = _frame_bytes(ds), len(ds.PixelData)
-    if number * frame_bytes <= held_bytes + 1:
-        return number
-    held = int(held_bytes // frame_bytes)
-    if held >= 1:
-        assumptions.append(f"NumberOfFrames says {number}, but only {held} are there.")
-        ds.NumberOfFrames = held
-        return held
-    if number > 1 or held_bytes < SHARE_THAT_MUST_BE_THERE * frame_bytes:
-        raise RejectedFile("damaged", "The pixel data is cut off: fewer bytes than Rows x Columns needs.")
-    assumptions.append("The last bytes of the pixel data were missing and taken as 0.")
-    ds.PixelData = bytes(ds.PixelData) + bytes(int(frame_bytes - held_bytes + 1) & ~1)
-    return number
-
-
-def _frame_bytes(ds: Dataset) -> float:
-    samples = integer_of(ds, "SamplesPerPixel", 1)
-    if text_of(ds, "PhotometricInterpretation") == "YBR_FULL_422":
-        samples = 2
-    bits = integer_of(ds, "BitsAllocated", 8)
-    return float(integer_of(ds, "Rows", 0) * integer_of(ds, "Columns", 0) * samples * bits / 8)
-
-
-def _decode_frames(
-    ds: Dataset, chosen: list[int], assumptions: list[str]
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Index and pixels of the chosen frames, one in memory at a time; colour comes as RGB."""
-    if _frame_bytes(ds) > MAX_BYTES:
-        raise RejectedFile("too_large", "One frame of the image is absurdly large.")
+    The data set is mended. Raises whatever decoders raise.
+    """
     decoder = decoder_of(ds.file_meta.TransferSyntaxUID)
-    if not text_of(ds, "PhotometricInterpretation"):
-        ds.PhotometricInterpretation = "MONOCHROME2"
-        assumptions.append("PhotometricInterpretation was missing; MONOCHROME2 was assumed.")
-    for index in chosen:
-        try:
-            pixels, _ = decoder.as_array(ds, index=index)
-        except Exception as error:  # decoders raise many kinds
-            if index == chosen[0]:
-                raise RejectedFile(
-                    "damaged", "The pixel data is damaged: no decoder could read it."
-                ) from error
-            assumptions.append(f"Frames from number {index + 1} on could not be decoded.")
-            return
-        yield index, pixels
+    if ds.PhotometricInterpretation in RETIRED:
+        return decode_retired(decoder, ds, index)
+    low_bits = unused_low_bits(ds)
+    if low_bits:
+        pixels, _ = decoder.as_array(ds, index=index, bits_stored=ds.BitsStored + low_bits)
+        return pixels >> low_bits
+    pixels, _ = decoder.as_array(ds, index=index)
+    return pixels
 
 
-def _permitted_tags(ds: Dataset) -> Tags:
+def _permitted_tags(value_of: Callable[[str], Any]) -> Tags:
+    """What `value_of` gives for the permitted keywords; None and "" for what is not there."""
     tags: Tags = {}
     for keyword in PERMITTED_TAGS:
-        if keyword not in ds or ds[keyword].value in (None, ""):
+        value = value_of(keyword)
+        if value in (None, ""):
             continue
-        value = ds[keyword].value
         if isinstance(value, (list, pydicom.multival.MultiValue)):
             tags[keyword] = [_plain(item) for item in value[:16]]
         else:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from django.contrib.auth.models import User
 
@@ -38,6 +38,7 @@ def import_path(
     *,
     makes_organs: bool = False,
     on_progress: Progress = lambda done, total: None,
+    **of_new_dataset: Any,
 ) -> UploadBatch:
     """Import a folder, a file or an archive into one batch, and return it when every file is done.
 
@@ -52,7 +53,7 @@ def import_path(
     may_be_inside = bool(files) and all(map(holds_archive, files))
     if label_source == LabelSource.MANIFEST and manifest is None and not may_be_inside:
         raise ManifestError("There is no manifest.csv in the folder.")
-    batch = open_batch(dataset_name, label_source, user, makes_organs=makes_organs)
+    batch = open_batch(dataset_name, label_source, user, makes_organs=makes_organs, **of_new_dataset)
     import_rows(batch, receive_all(batch, files, manifest), len(paths), on_progress)
     return batch
 

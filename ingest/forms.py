@@ -9,8 +9,9 @@ from django.core.files.uploadedfile import UploadedFile as PostedFile
 
 from ingest.archives import is_archive
 from ingest.labels import ManifestError
-from ingest.models import Dataset, LabelSource
+from ingest.models import Dataset, LabelSource, SliceChoice
 from ingest.receiving import IncomingFile, manifest_among
+from ingest.slices import SliceRule
 
 
 class ManyFilesInput(forms.ClearableFileInput):
@@ -35,6 +36,12 @@ class BatchForm(forms.Form):
         choices=LabelSource, initial=LabelSource.DICOM, label="Labels from", widget=forms.RadioSelect
     )
     makes_organs = forms.BooleanField(required=False, label="Make new organs of unknown names")
+    slice_choice = forms.ChoiceField(
+        choices=SliceChoice, initial=SliceChoice.INFORMATIVE, label="Slices of volumes", required=False
+    )
+    slice_step = forms.IntegerField(
+        min_value=2, max_value=1000, initial=SliceRule.step, label="One of every", required=False
+    )
     loose_files = ManyFilesField(
         required=False,
         label="Files, or an archive (zip, tar)",
@@ -57,6 +64,11 @@ class BatchForm(forms.Form):
         if needs_manifest and not all(is_archive(file.name or "", file) for file in posted):  # type: ignore[arg-type]
             raise forms.ValidationError("There is no manifest.csv among the files.")
         return cleaned
+
+    def slices(self) -> dict[str, Any]:
+        """What was chosen, as the fields of a new data set. The form is valid."""
+        names = ("slice_choice", "slice_step")
+        return {name: self.cleaned_data[name] for name in names if self.cleaned_data[name]}
 
     def posted_paths(self) -> list[str]:
         """The files' paths inside the chosen folder, which browsers leave to a script to tell."""

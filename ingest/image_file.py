@@ -21,12 +21,18 @@ class RejectedFile(Exception):
         self.sentence = sentence
 
 
+class LeftOut(RejectedFile):
+    """A sound file that the data set does not want: a slice that its choice of slices passes over."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One 2D picture, ready to be looked at."""
 
     pixels: NDArray[np.uint8]  # (rows, columns), grey, 0 is black
     frame_number: int = 1  # from 1, as in DICOM
+    tags: Tags = field(default_factory=dict)  # permitted attributes of this frame alone
+    assumptions: tuple[str, ...] = ()  # for this frame alone
 
 
 @dataclass(frozen=True)
@@ -57,22 +63,6 @@ class ReadImage:
     @property
     def columns(self) -> int:
         return int(self.frames[0].pixels.shape[1])
-
-
-def choose_frames(
-    number_of_frames: int, max_frames: int, frame: int | None = None, middle_frame_only: bool = False
-) -> list[int]:
-    """Indexes (from 0) of at most `max_frames` evenly spaced frames, or the middle one, or number `frame`."""
-    if frame is not None:
-        if not 1 <= frame <= number_of_frames:
-            raise RejectedFile("no_such_frame", f"The image has no frame {frame}: it has {number_of_frames}.")
-        return [frame - 1]
-    if middle_frame_only:
-        return [number_of_frames // 2]
-    if number_of_frames <= max_frames:
-        return list(range(number_of_frames))
-    step = number_of_frames / max_frames
-    return [int((i + 0.5) * step) for i in range(max_frames)]
 
 
 def check_size(rows: int, columns: int, bytes_per_pixel: int = 1) -> None:

@@ -12,13 +12,12 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
-from django.conf import settings
 from django.core.files.storage import default_storage
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
-from ingest.image_file import Frame, ReadImage, RejectedFile
+from ingest.image_file import Frame, LeftOut, ReadImage, RejectedFile
 from ingest.labels import modality_code, organ_of_body_part
 from ingest.models import (
     FileState,
@@ -108,8 +107,11 @@ def import_file(row: UploadedFile) -> list[int]:
     try:
         with transaction.atomic():
             # Locked until it is finished: so a slow reader is told from a dead one.
-            locked = held_by(row).select_for_update(no_key=True, of=("self",)).select_related("batch").first()
+            rows = held_by(row).select_for_update(no_key=True, of=("self",))
+            locked = rows.select_related("batch__dataset").first()
             return read_and_store(locked) if locked else []
+    except LeftOut as left_out:
+        reject(row, left_out.code, left_out.sentence, FileState.LEFT_OUT)
     except RejectedFile as rejected:
         reject(row, rejected.code, rejected.sentence)
     except Exception as error:
@@ -145,10 +147,10 @@ def held_by(row: UploadedFile) -> UploadedFileQuerySet:
     return UploadedFile.objects.filter(pk=row.pk, state=FileState.READING, attempts=row.attempts)
 
 
-def reject(row: UploadedFile, code: str, sentence: str) -> None:
+def reject(row: UploadedFile, code: str, sentence: str, state: str = FileState.REJECTED) -> None:
     """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py)."""
     held_by(row).update(
-        state=FileState.REJECTED,
+        state=state,
         reason_code=code,
         reason=sentence[:500],
         finished_at=timezone.now(),
@@ -161,7 +163,7 @@ def read_and_store(row: UploadedFile) -> list[int]:
     existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
     if finish_as_duplicate(row, existing):
         return []
-    image = read_image(stored_original(row.sha256), max_frames=settings.MAX_FRAMES_PER_FILE)
+    image = read_image(stored_original(row.sha256), row.batch.dataset.slice_rule)
     try:
         with transaction.atomic():
             images = Image.objects.bulk_create(images_of(row, image))
@@ -229,10 +231,12 @@ def images_of(row: UploadedFile, image: ReadImage) -> list[Image]:
         "file_format": image.file_format,
         "transfer_syntax_uid": image.transfer_syntax_uid[:64],
         "bits_stored": image.bits_stored,
-        "tags": image.tags,
         "assumptions": list(image.assumptions),
     }
-    return [Image(**common, **stored_frame(row.sha256, frame)) for frame in image.frames]
+    return [
+        Image(**common, tags=image.tags | frame.tags, **stored_frame(row.sha256, frame))
+        for frame in image.frames
+    ]
 
 
 def stored_frame(sha256: str, frame: Frame) -> dict[str, str | int]:

@@ -13,13 +13,15 @@ from django.utils import timezone
 from ingest.models import FileState, UploadBatch, UploadedFile
 from ingest.storing import delete_unused_original
 
+NOT_IMPORTED = [FileState.REJECTED, FileState.LEFT_OUT]  # for a cause that may be mended
 PACE_SECONDS = 60  # the rate is that of the last minute
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why files of a batch were rejected."""
+    """Why files of a batch were rejected or left out."""
 
+    state: str
     code: str
     sentence: str  # of one of them
     files: int
@@ -28,8 +30,8 @@ class Cause:
 
 def causes_of(batch: UploadBatch) -> list[Cause]:
     """The most frequent first."""
-    rejected = batch.files.filter(state=FileState.REJECTED).order_by()
-    rows = rejected.values_list("reason_code").annotate(
+    rejected = batch.files.filter(state__in=NOT_IMPORTED).order_by()
+    rows = rejected.values_list("state", "reason_code").annotate(
         Max("reason"), files=Count("pk"), again=Count("pk", filter=Q(is_retryable=True))
     )
     return sorted((Cause(*row) for row in rows), key=lambda cause: (-cause.files, cause.code))
@@ -72,15 +74,18 @@ def cancel(batch: UploadBatch) -> int:
 
 
 def retry(batch: UploadBatch, reason_code: str = "", file: int | None = None) -> int:
-    """Queue rejected files again: all, those of one cause, or one; returns how many. Their ledger rows stay.
+    """Queue files again: all the rejected ones, those of one cause, or one; returns how many.
 
-    Left out are those whose bytes were never taken in, or are no longer kept.
+    Their ledger rows stay. Passed over are those whose bytes were never taken in, or are no longer kept, and
+    slices that were left out, unless their cause or one of them is asked for.
     """
-    rows = batch.files.filter(state=FileState.REJECTED, is_retryable=True)
+    rows = batch.files.filter(state__in=NOT_IMPORTED, is_retryable=True)
     if reason_code:
         rows = rows.filter(reason_code=reason_code)
     if file is not None:
         rows = rows.filter(pk=file)
+    if not reason_code and file is None:
+        rows = rows.filter(state=FileState.REJECTED)
     return rows.update(
         state=FileState.QUEUED,
         reason_code="",

@@ -5,9 +5,12 @@ from typing import Any
 from django.conf import settings
 from django.contrib.postgres.indexes import GinIndex
 from django.contrib.postgres.search import SearchVectorField
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Case, Count, F, Func, Q, Value, When
 from django.db.models.fields.json import KT
+
+from ingest.slices import ALL, EVERY_NTH, INFORMATIVE, SliceRule
 
 
 class OrganClass(models.Model):
@@ -56,6 +59,14 @@ class Modality(models.Model):
         return self.code
 
 
+class SliceChoice(models.TextChoices):
+    """Which slices of a volume become images (ingest/slices.py)."""
+
+    INFORMATIVE = INFORMATIVE, "informative ones"
+    EVERY_NTH = EVERY_NTH, "one of every few"
+    ALL = ALL, "all"
+
+
 class Dataset(models.Model):
     """A named collection of images that came in together or belong together."""
 
@@ -64,6 +75,15 @@ class Dataset(models.Model):
     licence = models.CharField(max_length=120, blank=True, help_text="Such as CC BY 4.0.")
     source = models.URLField(blank=True, help_text="Where it comes from.")
     citation = models.TextField(blank=True, help_text="How its makers want to be cited.")
+    slice_choice = models.CharField(
+        "slices of volumes", max_length=16, choices=SliceChoice, default=SliceChoice.INFORMATIVE
+    )
+    slice_step = models.PositiveSmallIntegerField(
+        "one of every",
+        default=SliceRule.step,
+        validators=[MinValueValidator(2), MaxValueValidator(1000)],
+        help_text="Of so many slices one is taken, where one of every few is.",
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -72,6 +92,10 @@ class Dataset(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def slice_rule(self) -> SliceRule:
+        return SliceRule(self.slice_choice, self.slice_step, settings.MAX_FRAMES_PER_FILE)
 
 
 class LabelSource(models.TextChoices):
@@ -121,6 +145,7 @@ class FileState(models.TextChoices):
     READING = "reading", "reading"
     IMPORTED = "imported", "imported"
     DUPLICATE = "duplicate", "duplicate"
+    LEFT_OUT = "left_out", "left out"
     REJECTED = "rejected", "rejected"
 
 

@@ -1,22 +1,15 @@
 """Reading PNG, JPEG, TIFF and BMP pictures."""
 
 import warnings
+from functools import partial
 from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from ingest.image_file import (
-    Frame,
-    ReadImage,
-    RejectedFile,
-    check_size,
-    choose_frames,
-    luma,
-    scale_to_bytes,
-    stretch,
-)
+from ingest.image_file import Frame, ReadImage, RejectedFile, check_size, luma, scale_to_bytes, stretch
+from ingest.slices import SliceRule, parts_of, take_frames
 
 FORMATS_BY_START = {
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -37,7 +30,7 @@ def format_of(content: bytes) -> str:
 
 
 def read_picture(
-    content: bytes, *, max_frames: int = 8, frame: int | None = None, middle_frame_only: bool = False
+    content: bytes, rule: SliceRule, *, frame: int | None = None, middle_frame_only: bool = False
 ) -> ReadImage:
     """Read a picture; pages of a TIFF are its frames. Raises RejectedFile."""
     file_format = format_of(content)
@@ -47,8 +40,9 @@ def read_picture(
             with Image.open(BytesIO(content), formats=[file_format]) as picture:
                 check_size(picture.height, picture.width)
                 number_of_frames = getattr(picture, "n_frames", 1) if file_format == "TIFF" else 1
-                chosen = choose_frames(number_of_frames, max_frames, frame, middle_frame_only)
-                frames = tuple(_read_page(picture, index) for index in chosen)
+                pages = range(number_of_frames)
+                parts = parts_of(pages, rule, frame, middle_frame_only, picture.height * picture.width)
+                frames = take_frames(parts, partial(_read_page, picture), rule)
                 bits_stored = BITS_OF_MODE.get(picture.mode, 8)
         except RejectedFile:
             raise

@@ -5,31 +5,32 @@ import logging
 from ingest.dicom import looks_like_dicom, read_dicom
 from ingest.image_file import Frame, ReadImage, RejectedFile
 from ingest.pictures import format_of, read_picture
+from ingest.slices import INFORMATIVE_SLICES, SliceRule
 
-__all__ = ["Frame", "ReadImage", "RejectedFile", "read_image"]
+__all__ = ["Frame", "ReadImage", "RejectedFile", "SliceRule", "read_image"]
 
 logger = logging.getLogger(__name__)
 
 
 def read_image(
-    content: bytes, *, max_frames: int = 8, frame: int | None = None, middle_frame_only: bool = False
+    content: bytes,
+    rule: SliceRule = INFORMATIVE_SLICES,
+    *,
+    frame: int | None = None,
+    middle_frame_only: bool = False,
 ) -> ReadImage:
     """Read a DICOM object or a PNG, JPEG, TIFF or BMP picture, told apart by content, never by name.
 
-    At most `max_frames` evenly spaced frames are decoded, or the middle one alone, or frame number `frame`
-    (from 1). Raises RejectedFile and nothing else, whatever the bytes are.
+    Of many frames those that the rule chooses are decoded, or the middle one alone, or frame number `frame`
+    (from 1). Raises RejectedFile and nothing else, whatever the bytes are; LeftOut is one.
     """
     try:
         if not content:
             raise RejectedFile("empty_file", "The file is empty.")
         if looks_like_dicom(content):  # first: a DICOM preamble may hold a TIFF header
-            return read_dicom(
-                content, max_frames=max_frames, frame=frame, middle_frame_only=middle_frame_only
-            )
+            return read_dicom(content, rule, frame=frame, middle_frame_only=middle_frame_only)
         if format_of(content):
-            return read_picture(
-                content, max_frames=max_frames, frame=frame, middle_frame_only=middle_frame_only
-            )
+            return read_picture(content, rule, frame=frame, middle_frame_only=middle_frame_only)
     except RejectedFile:
         raise
     except Exception as error:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser, User
@@ -56,12 +56,13 @@ def open_batch(
     user: User | AnonymousUser | None,
     *,
     makes_organs: bool = False,
+    **of_new_dataset: Any,
 ) -> UploadBatch:
-    """A new batch into the data set of that name, which is made if there is none."""
+    """A new batch into the data set of that name, which is made if there is none, with the fields given."""
     creator = user if isinstance(user, User) else None
     with transaction.atomic():
         dataset, _created = Dataset.objects.get_or_create(
-            name=dataset_name.strip(), defaults={"created_by": creator}
+            name=dataset_name.strip(), defaults={"created_by": creator, **of_new_dataset}
         )
         return UploadBatch.objects.create(
             dataset=dataset, label_source=label_source, makes_organs=makes_organs, created_by=creator

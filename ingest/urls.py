@@ -10,6 +10,7 @@ urlpatterns = [
     path("datasets/", dataset_views.dataset_list, name="dataset_list"),
     path("datasets/<int:pk>/", dataset_views.dataset_detail, name="dataset_detail"),
     path("datasets/<int:pk>/split/", dataset_views.dataset_split, name="dataset_split"),
+    path("datasets/<int:pk>/slices/", dataset_views.dataset_slices, name="dataset_slices"),
     path("datasets/<int:pk>/export.zip", dataset_views.dataset_export, name="dataset_export"),
     path("names/", views.names, name="names"),
     path("<int:pk>/", views.batch_detail, name="batch_detail"),

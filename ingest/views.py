@@ -12,7 +12,7 @@ from django_htmx.middleware import HtmxDetails
 
 from ingest.bell import ring
 from ingest.forms import BatchForm
-from ingest.ledger import cancel, causes_of, pace_of, retry
+from ingest.ledger import NOT_IMPORTED, cancel, causes_of, pace_of, retry
 from ingest.models import FileState, OrganClass, OrganName, UploadBatch
 from ingest.naming import decide, undecided, waiting_names
 from ingest.receiving import open_batch, receive_all
@@ -47,6 +47,7 @@ def batch_create(request: HttpRequest) -> HttpResponse:
             form.cleaned_data["label_source"],
             request.user,
             makes_organs=form.cleaned_data["makes_organs"],
+            **form.slices(),
         )
         for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
             pass
@@ -74,9 +75,9 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
     files = batch.files.select_related("duplicate_of").order_by("id")
     if state in counts:
         files = files.filter(state=state)
-    causes = causes_of(batch) if counts[FileState.REJECTED] else []
+    causes = causes_of(batch) if counts[FileState.REJECTED] or counts[FileState.LEFT_OUT] else []
     if cause in {each.code for each in causes}:
-        files = files.filter(state=FileState.REJECTED, reason_code=cause)
+        files = files.filter(state__in=NOT_IMPORTED, reason_code=cause)
     else:
         cause = ""
     page: Page[Any] = Paginator(files, FILES_PER_PAGE).get_page(page_number)
@@ -87,7 +88,7 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "state": state if state in counts else "",
         "causes": causes,
         "cause": cause,
-        "retryable": sum(each.retryable for each in causes),
+        "retryable": sum(each.retryable for each in causes if each.state == FileState.REJECTED),
         "pace": pace_of(batch, unfinished) if unfinished else None,
         "page": page,
         "done": batch.files_total - unfinished,
@@ -109,7 +110,7 @@ def batch_cancel(request: HttpRequest, pk: int) -> HttpResponse:
 @login_required
 @permission_required("ingest.add_uploadbatch", raise_exception=True)
 def batch_retry(request: HttpRequest, pk: int) -> HttpResponse:
-    """Try rejected files again: all of them, those of a `cause`, or one `file`."""
+    """Try files again: all the rejected ones, those of a `cause`, or one `file`."""
     batch = get_object_or_404(UploadBatch, pk=pk)
     file = request.POST.get("file", "")
     again = retry(batch, request.POST.get("cause", ""), int(file) if file.isdecimal() else None)

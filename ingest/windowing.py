@@ -3,6 +3,7 @@
 The pipeline is that of PS3.4 N.2: Modality LUT, then VOI LUT or window, then MONOCHROME1.
 """
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut
 
+from ingest.functional_groups import macro_items
 from ingest.image_file import luma, scale_to_bytes, stretch
 
 LUT_SEQUENCES = ("ModalityLUTSequence", "VOILUTSequence")
@@ -57,11 +59,17 @@ def _windowed(
         values = pixels
     try:
         if "VOILUTSequence" in attributes:
+            if (tables := len(attributes.VOILUTSequence)) > 1:
+                assumptions.append(f"Of {tables} VOI LUTs the first was applied.")
             return _voi_lut(values, attributes)
-        if "WindowCenter" in attributes and "WindowWidth" in attributes:
-            grey = _window(values, attributes, exact=pixels.dtype.kind == "f")
+        windows = _windows(attributes)
+        for number, (center, width) in enumerate(windows, start=1):
+            grey = _window(values, center, width, attributes, exact=pixels.dtype.kind == "f")
             if grey.min() != grey.max() or values.min() == values.max():
+                if len(windows) > 1:
+                    assumptions.append(f"Of {len(windows)} windows number {number} was applied.")
                 return grey
+        if windows:
             assumptions.append("The window given shows nothing of this image.")
     except Exception:  # likewise
         assumptions.append("The VOI LUT or window could not be applied.")
@@ -85,9 +93,17 @@ def _voi_lut(values: NDArray[Any], attributes: Dataset) -> NDArray[np.uint8]:
     return scale_to_bytes(apply_voi_lut(values, attributes), 0, float(2**bits - 1))
 
 
-def _window(values: NDArray[Any], attributes: Dataset, exact: bool) -> NDArray[np.uint8]:
+def _windows(attributes: Dataset) -> list[tuple[float, float]]:
+    """Center and width of each window that the file gives."""
+    if "WindowCenter" not in attributes or "WindowWidth" not in attributes:
+        return []
+    return list(zip(_numbers(attributes.WindowCenter), _numbers(attributes.WindowWidth), strict=False))
+
+
+def _window(
+    values: NDArray[Any], center: float, width: float, attributes: Dataset, exact: bool
+) -> NDArray[np.uint8]:
     """PS3.3 C.11.2.1.2 and .3; `exact` for floating point, where LINEAR's steps of 1 say nothing."""
-    center, width = _first_number(attributes.WindowCenter), _first_number(attributes.WindowWidth)
     function = text_of(attributes, "VOILUTFunction") or "LINEAR"
     if function == "SIGMOID":
         exponent = np.clip(-4 * (values.astype(np.float32) - center) / width, -80, 80)
@@ -110,17 +126,13 @@ def _padding(pixels: NDArray[Any], ds: Dataset) -> NDArray[np.bool_] | None:
 
 
 def _display_attributes(ds: Dataset, index: int) -> Dataset:
-    """What the pipeline asks for and has a value: this frame's functional groups (PS3.3 C.7.6.16) before the
-    shared ones, these before the data set's own."""
-    sources = [ds]
-    shared, frames = ds.get("SharedFunctionalGroupsSequence"), ds.get("PerFrameFunctionalGroupsSequence")
-    for group in [*(shared or [])[:1], *(frames or [])[index : index + 1]]:
-        for name in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
-            sources.extend((group.get(name) or [])[:1])
+    """What the pipeline asks for and has a value: by the functional groups, else in the data set itself."""
     found = Dataset()
-    for source in sources:
+    found.set_original_encoding(*ds.original_encoding)  # lookup tables may be bytes
+    groups = ("FrameVOILUTSequence", "PixelValueTransformationSequence")
+    for source in [*chain.from_iterable(macro_items(ds, index, name) for name in groups), ds]:
         for keyword in DISPLAY_KEYWORDS:
-            if keyword in source and _is_given(source, keyword):
+            if keyword not in found and keyword in source and _is_given(source, keyword):
                 found[keyword] = source[keyword]
     return found
 
@@ -132,8 +144,8 @@ def _is_given(source: Dataset, keyword: str) -> bool:
     return value not in (None, "", [])
 
 
-def _first_number(value: Any) -> float:
-    return float(value[0] if isinstance(value, (list, MultiValue)) else value)
+def _numbers(value: Any) -> list[float]:
+    return [float(each) for each in (value if isinstance(value, (list, MultiValue)) else [value])]
 
 
 def text_of(ds: Dataset, keyword: str) -> str:

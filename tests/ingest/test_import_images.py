@@ -81,6 +81,7 @@ def test_folder_with_good_and_bad_files(write: Any) -> None:
         "imported": 2,
         "images": 2,
         "duplicates": 1,
+        "left_out": 0,
         "rejected": {"not_an_image": 1, "empty_file": 1},
     }
     assert labels() == {
@@ -302,6 +303,7 @@ def test_folder_of_real_dicom_files_is_accounted_for(shared_data: Path) -> None:
     report = import_images(folder, labels="dicom")
     assert report["files"] == len(files)
     assert report["imported"] + report["duplicates"] + sum(report["rejected"].values()) == len(files)
+    assert report["left_out"] == 0
     assert "internal_error" not in report["rejected"]
     assert all(row["reason"].endswith(".") for row in report["rejections"])
     assert report["imported"] > len(files) / 2

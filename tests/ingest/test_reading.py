@@ -19,8 +19,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.sequence import Sequence
 
-from ingest.image_file import choose_frames
 from ingest.reading import ReadImage, RejectedFile, read_image
+from ingest.slices import SliceRule, parts_of
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RAMP = np.arange(64 * 48, dtype=np.uint16).reshape(64, 48)  # 12 bits, every value once
@@ -28,6 +28,8 @@ COLOURS = np.stack([np.full((32, 32), value, np.uint8) for value in (200, 40, 90
 COLOURS_GREY = round(0.299 * 200 + 0.587 * 40 + 0.114 * 90)
 RETIRED_PROGRESSIVE = "1.2.840.10008.1.2.4.55"
 DEFLATED_IMAGE_FRAME = "1.2.840.10008.1.2.8.1"
+ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
+JPEG_XL_LOSSLESS, JPEG_XL = "1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.112"
 
 
 def data_set(pixels: NDArray[Any], frames: int = 0, **attributes: Any) -> Dataset:
@@ -121,6 +123,9 @@ def windowed_ramp() -> Dataset:
         (uid.HTJ2KLossless, imagecodecs.htj2k_encode),
         (uid.HTJ2KLosslessRPCL, imagecodecs.htj2k_encode),
         (uid.HTJ2K, imagecodecs.htj2k_encode),
+        (JPEG_XL_LOSSLESS, lambda a: imagecodecs.jpegxl_encode(a, lossless=True)),
+        (JPEG_XL, lambda a: imagecodecs.jpegxl_encode(a, lossless=True)),
+        (ENCAPSULATED_UNCOMPRESSED, lambda a: a.tobytes()),
         (DEFLATED_IMAGE_FRAME, lambda a: zlib.compress(a.tobytes(), wbits=-15)),
     ],
 )
@@ -195,6 +200,68 @@ def test_uncompressed_colour_in_every_frame(photometric: str, frames: int) -> No
         assert np.abs(frame.pixels.astype(int) - COLOURS_GREY).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("photometric", "stored"),
+    [
+        ("ARGB", [255, 200, 40, 90]),
+        ("CMYK", [55, 215, 165, 0]),
+        ("CMYK", [15, 175, 125, 40]),
+        ("HSV", [241, 204, 200]),
+        ("YBR_PARTIAL_422", [97, 97, 128, 187]),  # Y, Y, Cb and Cr of (200, 40, 90) in studio range, nearly
+    ],
+)
+def test_retired_colours(photometric: str, stored: list[int]) -> None:
+    ds = data_set(COLOURS, PhotometricInterpretation=photometric)
+    pairs = photometric == "YBR_PARTIAL_422"
+    ds.SamplesPerPixel = 3 if pairs else len(stored)
+    ds.PixelData = bytes(stored) * (32 * 32 // (2 if pairs else 1))
+    assert np.abs(pixels_of(ds).astype(int) - COLOURS_GREY).max() <= 2
+
+
+def test_what_no_decoder_knows_is_said() -> None:
+    ds = compressed(data_set(COLOURS, PhotometricInterpretation="CMYK"), uid.JPEGBaseline8Bit, b"x" * 10)
+    ds.SamplesPerPixel = 4
+    rejected = rejection(file_of(ds))
+    assert rejected.code == "unsupported_photometric_interpretation"
+    assert "CMYK in JPEG Baseline" in rejected.sentence
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [
+        ("SamplesPerPixel", None),
+        ("PhotometricInterpretation", None),
+        ("PhotometricInterpretation", "MONOCHROME"),
+        ("PhotometricInterpretation", "RGB"),
+        ("BitsAllocated", None),
+        ("BitsAllocated", 24),
+        ("BitsStored", None),
+        ("BitsStored", 17),
+        ("PixelRepresentation", None),
+        ("Modality", None),
+    ],
+)
+def test_missing_or_wrong_attributes_are_assumed(keyword: str, value: Any) -> None:
+    window = {"WindowCenter": 1530.5, "WindowWidth": 3061}
+    expected = pixels_of(data_set(RAMP, **window))
+    ds = data_set(RAMP, **window)
+    if value is None:
+        del ds[keyword]
+    else:
+        setattr(ds, keyword, value)
+    image = read_image(file_of(ds))
+    assert np.array_equal(image.frames[0].pixels, expected)
+    assert (image.modality, image.bits_stored) == ("CT", 16)
+    assert any(keyword in sentence and "assumed" in sentence for sentence in image.assumptions)
+
+
+def test_cells_of_twelve_bits_without_gaps() -> None:
+    bits = np.unpackbits(RAMP.astype("<u2").view(np.uint8).reshape(-1, 2), axis=1, bitorder="little")[:, :12]
+    ds = windowed_ramp()
+    ds.BitsAllocated, ds.PixelData = 12, np.packbits(bits, bitorder="little").tobytes()
+    assert np.array_equal(pixels_of(ds), pixels_of(windowed_ramp()))
+
+
 def test_jpeg_2000_colour_transform_is_undone() -> None:
     stream = imagecodecs.jpeg2k_encode(COLOURS, level=0, codecformat="j2k", mct=True)
     ds = compressed(data_set(COLOURS, PhotometricInterpretation="YBR_RCT"), uid.JPEG2000Lossless, stream)
@@ -258,6 +325,38 @@ def test_voi_lut_before_window() -> None:
     assert np.array_equal(pixels_of(ds), 255 - ramp)
 
 
+def test_lookup_tables_of_bytes_are_applied() -> None:
+    lut = Dataset()
+    lut.LUTDescriptor = [4096, 0, 16]
+    lut.add_new("LUTData", "OW", (np.arange(4096)[::-1] * 4).astype("<u2").tobytes())
+    lut["LUTDescriptor"].VR = "US"
+    ds = data_set(RAMP, BitsStored=12, HighBit=11, ModalityLUTSequence=Sequence([lut]))
+    image = read_image(file_of(ds))
+    assert np.corrcoef(image.frames[0].pixels.ravel(), RAMP.ravel())[0, 1] < -0.99
+    assert not any("left out" in sentence for sentence in image.assumptions)
+
+
+def test_of_several_windows_the_first_that_shows_something_is_applied() -> None:
+    ds = windowed_ramp()
+    ds.WindowCenter, ds.WindowWidth = [90000, 1530.5, 40], [10, 3061, 400]
+    image = read_image(file_of(ds))
+    assert np.array_equal(image.frames[0].pixels, pixels_of(windowed_ramp()))
+    assert "Of 3 windows number 2 was applied." in image.assumptions
+
+
+def test_of_several_voi_luts_the_first_is_applied() -> None:
+    tables = []
+    for data in ([255 - value for value in range(256)], [0] * 256):
+        lut = Dataset()
+        lut.LUTDescriptor, lut.LUTData = [256, 0, 8], data
+        lut["LUTDescriptor"].VR = lut["LUTData"].VR = "US"
+        tables.append(lut)
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = read_image(file_of(data_set(ramp, VOILUTSequence=Sequence(tables))))
+    assert np.array_equal(image.frames[0].pixels, 255 - ramp)
+    assert "Of 2 VOI LUTs the first was applied." in image.assumptions
+
+
 def test_empty_lookup_tables_are_passed_over() -> None:
     ds = windowed_ramp()
     ds.ModalityLUTSequence = ds.VOILUTSequence = Sequence([Dataset()])
@@ -300,7 +399,7 @@ def test_float_pixels_with_a_window_of_one() -> None:
 def test_frames_are_evenly_spaced_and_numbered() -> None:
     frames = np.stack([np.full((4, 4), 10 * i, np.uint8) for i in range(20)])
     content = file_of(data_set(frames, frames=20, WindowCenter=128, WindowWidth=256))
-    image = read_image(content, max_frames=4)
+    image = read_image(content, SliceRule(most=4))
     assert image.number_of_frames == 20
     assert [frame.frame_number for frame in image.frames] == [3, 8, 13, 18]
     assert [frame.pixels[0, 0] for frame in image.frames] == [20, 70, 120, 170]
@@ -313,8 +412,10 @@ def test_frames_are_evenly_spaced_and_numbered() -> None:
 
 @given(number=st.integers(1, 500), most=st.integers(1, 20))
 def test_chosen_frames_are_distinct_and_in_range(number: int, most: int) -> None:
-    chosen = choose_frames(number, most)
-    assert len(set(chosen)) == len(chosen) == min(number, most)
+    parts = parts_of(range(number), SliceRule(most=most))
+    chosen = [index for part in parts for index in part]
+    assert len(parts) == min(number, most)
+    assert len(set(chosen)) == len(chosen)  # no two parts can take the same frame
     assert 0 <= min(chosen) <= max(chosen) < number
 
 
@@ -485,7 +586,7 @@ def test_jpeg_is_turned_upright(file_format: str) -> None:
 def test_pages_of_a_tiff_are_frames() -> None:
     pages = [Image.new("L", (4, 4), 10 * number) for number in range(12)]
     content = picture(pages[0], "TIFF", save_all=True, append_images=pages[1:])
-    image = read_image(content, max_frames=3)
+    image = read_image(content, SliceRule(most=3))
     assert image.number_of_frames == 12
     assert [frame.frame_number for frame in image.frames] == [3, 7, 11]
     assert [frame.pixels[0, 0] for frame in image.frames] == [20, 60, 100]

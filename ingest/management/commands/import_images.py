@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from ingest.folders import import_path
 from ingest.labels import ManifestError
-from ingest.models import LabelSource, UploadBatch
+from ingest.models import Dataset, LabelSource, SliceChoice, UploadBatch
 from ingest.naming import undecided
 from ingest.reports import batch_report
 
@@ -35,6 +36,16 @@ class Command(BaseCommand):
             action="store_true",
             help="Make organs of unknown names. By default they wait for a curator's decision.",
         )
+        parser.add_argument(
+            "--slices",
+            choices=SliceChoice.values,
+            help="Which slices of volumes a new data set takes. By default informative.",
+        )
+        parser.add_argument(
+            "--slice-step",
+            type=int,
+            help="Of how many slices one is taken, with --slices every_nth. By default 10.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
     def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
@@ -43,9 +54,10 @@ class Command(BaseCommand):
             raise CommandError(f"There is no file or folder {path}.")
         if not dataset.strip():
             raise CommandError("The data set needs a name.")
+        slices = self.slice_options(dataset, options["slices"], options["slice_step"])
         started = time.monotonic()
         try:
-            batch = self.import_with_progress(path, dataset, labels, options["new_organs"])
+            batch = self.import_with_progress(path, dataset, labels, options["new_organs"], slices)
         except (ManifestError, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
@@ -54,7 +66,21 @@ class Command(BaseCommand):
         else:
             self.print_tables(report)
 
-    def import_with_progress(self, path: Path, dataset: str, labels: str, makes_organs: bool) -> UploadBatch:
+    def slice_options(self, name: str, choice: str | None, step: int | None) -> dict[str, Any]:
+        """Fields of a new data set. Raises CommandError."""
+        given = {"slice_choice": choice, "slice_step": step}
+        fields = {field: value for field, value in given.items() if value is not None}
+        if fields and Dataset.objects.filter(name=name.strip()).exists():
+            raise CommandError("The data set is there: its choice of slices is changed on its page.")
+        try:
+            Dataset(name=name, **fields).clean_fields(exclude={"name"})
+        except ValidationError as error:
+            raise CommandError(" ".join(error.messages)) from error
+        return fields
+
+    def import_with_progress(
+        self, path: Path, dataset: str, labels: str, makes_organs: bool, slices: dict[str, Any]
+    ) -> UploadBatch:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
         started = time.monotonic()
@@ -65,12 +91,14 @@ class Command(BaseCommand):
                 speed = done / max(time.monotonic() - started, 1e-6)
                 progress.update(task, completed=done, total=total, rate=f"{speed:.0f} files/s")
 
-            return import_path(path, dataset, labels, makes_organs=makes_organs, on_progress=show)
+            return import_path(path, dataset, labels, makes_organs=makes_organs, on_progress=show, **slices)
 
     def print_tables(self, report: dict[str, Any]) -> None:
         table = Table("", "files", title=f"Imported into {report['dataset']}")
         table.add_row(f"imported ({report['images']} images)", str(report["imported"]))
         table.add_row("already in the collection", str(report["duplicates"]))
+        if report["left_out"]:
+            table.add_row("left out: slices that the data set does not take", str(report["left_out"]))
         reasons = {row["code"]: row["reason"] for row in reversed(report["rejections"])}
         for code, count in report["rejected"].items():
             table.add_row(f"rejected: {reasons[code]}", str(count), style="yellow")
