@@ -80,14 +80,14 @@ def read_dicom(
     assumptions: list[str] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ds = _parse(content, assumptions)
+        ds = parse(content, assumptions)
         _require_pixels(ds)
         _require_decoder(ds)
-        number_of_frames = _number_of_frames(ds, assumptions)
+        number_of_frames = count_frames(ds, assumptions)
         chosen = choose_frames(number_of_frames, max_frames, frame, middle_frame_only)
         frames = tuple(
             Frame(to_grey(pixels, ds, index, assumptions), index + 1)
-            for index, pixels in _decode_frames(ds, chosen, assumptions)
+            for index, pixels in decode_frames(ds, chosen, assumptions)
         )
     return ReadImage(
         file_format="DICOM",
@@ -106,7 +106,8 @@ def read_dicom(
     )
 
 
-def _parse(content: bytes, assumptions: list[str]) -> Dataset:
+def parse(content: bytes, assumptions: list[str]) -> Dataset:
+    """The data set of a file, whose transfer syntax is told or assumed. Raises RejectedFile."""
     if content[:4] == b"DICM":
         content = bytes(128) + content
         assumptions.append("The preamble was missing.")
@@ -184,7 +185,7 @@ def _require_decoder(ds: Dataset) -> None:
         ) from error
 
 
-def _number_of_frames(ds: Dataset, assumptions: list[str]) -> int:
+def count_frames(ds: Dataset, assumptions: list[str]) -> int:
     try:
         number = max(1, int(str(ds.get("NumberOfFrames") or 1)))
     except (ValueError, TypeError):
@@ -225,7 +226,7 @@ def _frame_bytes(ds: Dataset) -> float:
     return float(integer_of(ds, "Rows", 0) * integer_of(ds, "Columns", 0) * samples * bits / 8)
 
 
-def _decode_frames(
+def decode_frames(
     ds: Dataset, chosen: list[int], assumptions: list[str]
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     """Index and pixels of the chosen frames, one in memory at a time; colour comes as RGB."""
@@ -259,11 +260,11 @@ def _permitted_tags(ds: Dataset) -> Tags:
         else:
             tags[keyword] = _plain(value)
     if "PatientAge" in tags:
-        tags["PatientAge"] = _capped_age(str(tags["PatientAge"]))
+        tags["PatientAge"] = capped_age(str(tags["PatientAge"]))
     return {keyword: value for keyword, value in tags.items() if value not in ("", [])}
 
 
-def _capped_age(age: str) -> str:
+def capped_age(age: str) -> str:
     """A DICOM age string (PS3.5 6.2, AS), nobody's above 90 years; what is no age string is left out."""
     parts = re.fullmatch(r"(\d{1,3})([DWMY])", age)
     if not parts:

@@ -35,6 +35,9 @@ class BatchForm(forms.Form):
         choices=LabelSource, initial=LabelSource.DICOM, label="Labels from", widget=forms.RadioSelect
     )
     makes_organs = forms.BooleanField(required=False, label="Make new organs of unknown names")
+    is_trusted = forms.BooleanField(
+        required=False, label="No text that tells who a patient is, is burned into these pictures"
+    )
     loose_files = ManyFilesField(
         required=False,
         label="Files, or an archive (zip, tar)",

@@ -30,6 +30,7 @@ def batch_report(batch: UploadBatch, seconds: float) -> dict[str, Any]:
         "imported": counts[FileState.IMPORTED],
         "images": Image.objects.filter(uploaded_file__batch=batch).count(),
         "duplicates": counts[FileState.DUPLICATE],
+        "quarantined": counts[FileState.QUARANTINED],
         "rejected": dict(by_code),
         "rejections": [
             {"path": row.path, "code": row.reason_code, "reason": row.reason}

@@ -35,6 +35,11 @@ class Command(BaseCommand):
             action="store_true",
             help="Make organs of unknown names. By default they wait for a curator's decision.",
         )
+        parser.add_argument(
+            "--trusted",
+            action="store_true",
+            help="No text that tells who a patient is, is burned into the pictures: hold none back.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
     def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
@@ -45,7 +50,9 @@ class Command(BaseCommand):
             raise CommandError("The data set needs a name.")
         started = time.monotonic()
         try:
-            batch = self.import_with_progress(path, dataset, labels, options["new_organs"])
+            batch = self.import_with_progress(
+                path, dataset, labels, makes_organs=options["new_organs"], is_trusted=options["trusted"]
+            )
         except (ManifestError, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
@@ -54,7 +61,7 @@ class Command(BaseCommand):
         else:
             self.print_tables(report)
 
-    def import_with_progress(self, path: Path, dataset: str, labels: str, makes_organs: bool) -> UploadBatch:
+    def import_with_progress(self, path: Path, dataset: str, labels: str, **options: Any) -> UploadBatch:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
         started = time.monotonic()
@@ -65,12 +72,14 @@ class Command(BaseCommand):
                 speed = done / max(time.monotonic() - started, 1e-6)
                 progress.update(task, completed=done, total=total, rate=f"{speed:.0f} files/s")
 
-            return import_path(path, dataset, labels, makes_organs=makes_organs, on_progress=show)
+            return import_path(path, dataset, labels, on_progress=show, **options)
 
     def print_tables(self, report: dict[str, Any]) -> None:
         table = Table("", "files", title=f"Imported into {report['dataset']}")
         table.add_row(f"imported ({report['images']} images)", str(report["imported"]))
         table.add_row("already in the collection", str(report["duplicates"]))
+        if report["quarantined"]:
+            table.add_row("held back, on the page Quarantine", str(report["quarantined"]), style="yellow")
         reasons = {row["code"]: row["reason"] for row in reversed(report["rejections"])}
         for code, count in report["rejected"].items():
             table.add_row(f"rejected: {reasons[code]}", str(count), style="yellow")
