@@ -22,7 +22,7 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from ingest.dicom import capped_age, looks_like_dicom, parse
-from ingest.image_file import RejectedFile
+from ingest.image_file import RejectedFile, Tags
 from ingest.pseudonyms import PLACEHOLDERS, keyed_hash, pseudonym_of
 from ingest.windowing import text_of
 
@@ -98,6 +98,11 @@ def without_words(path: str, words: tuple[str, ...]) -> str:
         return path
     longest_first = sorted(words, key=len, reverse=True)
     return re.sub("|".join(map(re.escape, longest_first)), "–", path, flags=re.IGNORECASE)
+
+
+def tags_without_words(tags: Tags, words: tuple[str, ...]) -> Tags:
+    """The attributes that have none of the words in them."""
+    return {key: value for key, value in tags.items() if without_words(str(value), words) == str(value)}
 
 
 def days_of(ds: Dataset) -> int:

@@ -18,7 +18,13 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, Operational
 from django.db.models import F, Q
 from django.utils import timezone
 
-from ingest.deidentifying import CLEAN_PIXEL_DATA, Deidentified, deidentify, without_words
+from ingest.deidentifying import (
+    CLEAN_PIXEL_DATA,
+    Deidentified,
+    deidentify,
+    tags_without_words,
+    without_words,
+)
 from ingest.image_file import Frame, ReadImage, RejectedFile
 from ingest.labels import modality_code, organ_of_body_part
 from ingest.masking import masked
@@ -287,12 +293,12 @@ def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[I
         "study_key": keyed_hash(image.study_instance_uid),
         "series_key": keyed_hash(image.series_instance_uid),
         "group_key": group_key_of(image, row.sha256, row.group_key),
-        "body_part_examined": image.body_part_examined[:64],
+        "body_part_examined": without_words(image.body_part_examined[:64], kept.identifiers),
         "number_of_frames": image.number_of_frames,
         "file_format": image.file_format,
         "transfer_syntax_uid": image.transfer_syntax_uid[:64],
         "bits_stored": image.bits_stored,
-        "tags": image.tags,
+        "tags": tags_without_words(image.tags, kept.identifiers),
         "assumptions": list(image.assumptions),
     }
     is_masked = CLEAN_PIXEL_DATA in kept.methods
