@@ -92,7 +92,7 @@ def import_collection(console: Console, data: Path | None, name: str) -> None:
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
         progress.stop()
-        call_command("import_images", folder, dataset=name, labels="folder", new_organs=True)
+        call_command("import_images", folder, dataset=name, labels="folder", new_organs=True, trusted=True)
 
 
 def progress_bar(console: Console) -> Progress:

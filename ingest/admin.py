@@ -22,6 +22,7 @@ from ingest.models import (
     Modality,
     OrganClass,
     OrganName,
+    QuarantinedFile,
     Split,
     UploadBatch,
     UploadedFile,
@@ -42,7 +43,13 @@ class DatasetAdmin(WithImageCount):
     list_display = ["name", "image_count", "created_by", "created_at"]
     list_select_related = ["created_by"]
     search_fields = ["name"]
-    fields = ["name", "description", "licence", "source", "citation", "slice_choice", "slice_step"]
+    fields = [
+        *["name", "description", "licence", "source", "citation"],
+        *["slice_choice", "slice_step", "burned_in_text", "keeps_identifiers"],
+    ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [] if request.user.has_perm("ingest.keep_identifiers") else ["keeps_identifiers"]
 
     def save_model(self, request: HttpRequest, obj: Dataset, form: Any, change: bool) -> None:
         if not change:
@@ -91,7 +98,7 @@ def thumbnail(image: Image, height: int) -> SafeString:
 READ_ONLY = [
     "dataset", "source_path", "created_at", "file_format", "transfer_syntax_uid", "rows", "columns",
     "bits_stored", "frame_number", "number_of_frames", "body_part_examined", "tags", "assumptions",
-    "patient_key", "study_key", "series_key", "group_key", "sha256",
+    "deidentification", "patient_key", "study_key", "series_key", "group_key", "sha256",
 ]  # fmt: skip
 
 
@@ -194,6 +201,7 @@ class UploadBatchAdmin(ReadOnlyAdmin):
     @admin.display(description="files")
     def outcome(self, batch: Any) -> str:
         rejected = f", {batch.files_rejected} rejected" if batch.files_rejected else ""
+        rejected += f", {batch.files_quarantined} in quarantine" if batch.files_quarantined else ""
         return f"{batch.files_imported + batch.files_duplicate} of {batch.files_total} in{rejected}"
 
 
@@ -204,6 +212,19 @@ class UploadedFileAdmin(ReadOnlyAdmin):
     list_select_related = ["batch__dataset"]
     search_fields = ["path", "=batch__id"]
     show_full_result_count = False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(QuarantinedFile)
+class QuarantinedFileAdmin(ReadOnlyAdmin):
+    """Who has decided what on files that were held back."""
+
+    list_display = ["id", "file", "decision", "decided_by", "decided_at"]
+    list_filter = ["decision", "decided_by"]
+    list_select_related = ["file", "decided_by"]
+    fields = ["file", "decision", "decided_by", "decided_at", "boxes", "created_at"]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

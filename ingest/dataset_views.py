@@ -1,5 +1,6 @@
 """The curators' pages of data sets."""
 
+import logging
 from typing import Any
 
 from django import forms
@@ -14,12 +15,19 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from ingest.datasets import export, parts_of, split_by_group, splits_of
 from ingest.models import Dataset, FileState, UploadedFile
 
+logger = logging.getLogger(__name__)
+
 
 class DatasetForm(forms.ModelForm[Dataset]):
     class Meta:
         model = Dataset
-        fields = ["description", "licence", "source", "citation"]
+        fields = ["description", "licence", "source", "citation", "burned_in_text", "keeps_identifiers"]
         widgets = {"description": forms.Textarea({"rows": 3}), "citation": forms.Textarea({"rows": 3})}
+
+    def __init__(self, user: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not user.has_perm("ingest.keep_identifiers"):
+            del self.fields["keeps_identifiers"]
 
 
 class SlicesForm(forms.ModelForm[Dataset]):
@@ -46,9 +54,12 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
 def dataset_detail(request: HttpRequest, pk: int) -> HttpResponse:
     """What is in a data set; what is told of it is changed here."""
     dataset = get_object_or_404(Dataset, pk=pk)
-    form = DatasetForm(request.POST or None, instance=dataset)
+    form = DatasetForm(request.user, request.POST or None, instance=dataset)
     if request.method == "POST" and form.is_valid():
         form.save()
+        if "keeps_identifiers" in form.changed_data:
+            keeps = "keeps" if dataset.keeps_identifiers else "no longer keeps"
+            logger.warning("Data set %s %s identifiers; account %s.", pk, keeps, request.user.pk)
         messages.success(request, "Saved.")
         return redirect("ingest:dataset_detail", pk)
     return render_dataset(request, dataset, form, SplitForm(), 422 if form.errors else 200)
@@ -83,7 +94,7 @@ def dataset_split(request: HttpRequest, pk: int) -> HttpResponse:
     dataset = get_object_or_404(Dataset, pk=pk)
     form = SplitForm(request.POST)
     if not form.is_valid():
-        return render_dataset(request, dataset, DatasetForm(instance=dataset), form, 422)
+        return render_dataset(request, dataset, DatasetForm(request.user, instance=dataset), form, 422)
     split_by_group(dataset, form.cleaned_data["test_percent"] / 100, request.user)
     messages.success(request, "Split by patient. It can be undone in the admin, under label edits.")
     return redirect("ingest:dataset_detail", pk)

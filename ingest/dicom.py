@@ -273,11 +273,11 @@ def _permitted_tags(value_of: Callable[[str], Any]) -> Tags:
         else:
             tags[keyword] = _plain(value)
     if "PatientAge" in tags:
-        tags["PatientAge"] = _capped_age(str(tags["PatientAge"]))
+        tags["PatientAge"] = capped_age(str(tags["PatientAge"]))
     return {keyword: value for keyword, value in tags.items() if value not in ("", [])}
 
 
-def _capped_age(age: str) -> str:
+def capped_age(age: str) -> str:
     """A DICOM age string (PS3.5 6.2, AS), nobody's above 90 years; what is no age string is left out."""
     parts = re.fullmatch(r"(\d{1,3})([DWMY])", age)
     if not parts:

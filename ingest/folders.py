@@ -37,6 +37,7 @@ def import_path(
     user: User | None = None,
     *,
     makes_organs: bool = False,
+    is_trusted: bool = False,
     on_progress: Progress = lambda done, total: None,
     **of_new_dataset: Any,
 ) -> UploadBatch:
@@ -53,7 +54,14 @@ def import_path(
     may_be_inside = bool(files) and all(map(holds_archive, files))
     if label_source == LabelSource.MANIFEST and manifest is None and not may_be_inside:
         raise ManifestError("There is no manifest.csv in the folder.")
-    batch = open_batch(dataset_name, label_source, user, makes_organs=makes_organs, **of_new_dataset)
+    batch = open_batch(
+        dataset_name,
+        label_source,
+        user,
+        makes_organs=makes_organs,
+        is_trusted=is_trusted,
+        **of_new_dataset,
+    )
     import_rows(batch, receive_all(batch, files, manifest), len(paths), on_progress)
     return batch
 

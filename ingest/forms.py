@@ -42,6 +42,9 @@ class BatchForm(forms.Form):
     slice_step = forms.IntegerField(
         min_value=2, max_value=1000, initial=SliceRule.step, label="One of every", required=False
     )
+    is_trusted = forms.BooleanField(
+        required=False, label="No text that tells who a patient is, is burned into these pictures"
+    )
     loose_files = ManyFilesField(
         required=False,
         label="Files, or an archive (zip, tar)",

@@ -17,24 +17,42 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, Operational
 from django.db.models import F, Q
 from django.utils import timezone
 
+from ingest.deidentifying import (
+    CLEAN_PIXEL_DATA,
+    Deidentified,
+    deidentify,
+    tags_without_words,
+    without_words,
+)
 from ingest.image_file import Frame, LeftOut, ReadImage, RejectedFile
 from ingest.labels import modality_code, organ_of_body_part
+from ingest.masking import masked
 from ingest.models import (
+    Decision,
     FileState,
     Image,
     ImageQuerySet,
     LabelSource,
     Modality,
+    QuarantinedFile,
     UploadBatch,
     UploadedFile,
     UploadedFileQuerySet,
 )
 from ingest.naming import organ_meant
 from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
+from ingest.quarantine import decision_on, hold, reason_to_hold
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
 from ingest.signals import images_imported
-from ingest.storing import original_name, preview_name, rendition_name, store_once
+from ingest.storing import (
+    delete_unused_original,
+    lock_bytes,
+    original_name,
+    preview_name,
+    rendition_name,
+    store_once,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +127,9 @@ def import_file(row: UploadedFile) -> list[int]:
             # Locked until it is finished: so a slow reader is told from a dead one.
             rows = held_by(row).select_for_update(no_key=True, of=("self",))
             locked = rows.select_related("batch__dataset").first()
-            return read_and_store(locked) if locked else []
+            image_ids = read_and_store(locked) if locked else []
+        forget_incoming(row.sha256)
+        return image_ids
     except LeftOut as left_out:
         reject(row, left_out.code, left_out.sentence, FileState.LEFT_OUT)
     except RejectedFile as rejected:
@@ -159,20 +179,51 @@ def reject(row: UploadedFile, code: str, sentence: str, state: str = FileState.R
 
 
 def read_and_store(row: UploadedFile) -> list[int]:
-    """Make the images of a locked row, or find that they exist."""
+    """Make the images of a locked row, find that they exist, or hold the file back for a person's eye."""
     existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
     if finish_as_duplicate(row, existing):
         return []
-    image = read_image(stored_original(row.sha256), row.batch.dataset.slice_rule)
+    content, decision = stored_original(row.sha256), decision_on(row)
+    is_masked = decision is not None and decision.decision == Decision.MASK
+    if decision and is_masked:
+        content = masked(content, decision.boxes)
+    image = read_image(content, row.batch.dataset.slice_rule)
+    kept = kept_of(row, content, is_masked)
+    row.path = without_words(row.path, kept.identifiers)
+    if decision is None and (why := reason_to_hold(row, content, image)):
+        hold(row, image)
+        row.reason_code, row.reason = why
+        finish(row, FileState.QUARANTINED)
+        return []
     try:
         with transaction.atomic():
-            images = Image.objects.bulk_create(images_of(row, image))
+            images = Image.objects.bulk_create(images_of(row, image, kept))
     except IntegrityError:  # another worker stored the same bytes meanwhile
         if finish_as_duplicate(row, existing.all()):
             return []
         raise
     finish(row, FileState.IMPORTED)
     return [image.pk for image in images]
+
+
+def kept_of(row: UploadedFile, content: bytes, is_masked: bool) -> Deidentified:
+    """What is kept of a file in place of what came in. Raises RejectedFile."""
+    if row.batch.dataset.keeps_identifiers:
+        return Deidentified(content, (CLEAN_PIXEL_DATA,) if is_masked else ())
+    return deidentify(content, is_masked=is_masked)
+
+
+def store_kept(content: bytes) -> str:
+    """Store a file as it is kept, under its own digest; until the transaction ends nobody deletes it."""
+    digest = hashlib.sha256(content).hexdigest()
+    lock_bytes(digest)
+    return store_once(original_name(digest), content, len(content))
+
+
+def forget_incoming(sha256: str) -> None:
+    """After a file was read: what came in goes, unless it is what is kept, or is still waited for."""
+    if not Image.objects.filter(sha256=sha256, original=original_name(sha256)).exists():
+        delete_unused_original(sha256)
 
 
 def stored_original(sha256: str) -> bytes:
@@ -188,7 +239,7 @@ def stored_original(sha256: str) -> bytes:
 
 def finish(row: UploadedFile, state: FileState) -> None:
     row.state, row.finished_at = state, timezone.now()
-    row.save(update_fields=["state", "finished_at", "reason_code", "reason", "duplicate_of"])
+    row.save(update_fields=["path", "state", "finished_at", "reason_code", "reason", "duplicate_of"])
 
 
 def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
@@ -201,14 +252,30 @@ def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
         existing.filter(organ=None).update(organ=organ, incoming_organ=row.organ_name)
     if row.modality_code:
         existing.filter(modality=None).update(modality=modality_coded(row.modality_code))
+    if first.deidentification:
+        tidy_duplicate(row, first)
     row.duplicate_of, row.reason_code = first, "duplicate"
     row.reason = f"The same bytes are already in the collection as image {first.pk}."
     finish(row, FileState.DUPLICATE)
     return True
 
 
-def images_of(row: UploadedFile, image: ReadImage) -> list[Image]:
-    """Unsaved images, one per chosen frame, with their pictures stored. Identifiers become keyed hashes."""
+def tidy_duplicate(row: UploadedFile, image: Image) -> None:
+    """Keep the patient's name out of the row too, and put a lost original in its place again."""
+    with suppress(RejectedFile):
+        content, mask = stored_original(row.sha256), None
+        if CLEAN_PIXEL_DATA in image.deidentification:
+            mask = QuarantinedFile.objects.filter(file=image.uploaded_file_id, decision=Decision.MASK).first()
+        row.path = without_words(row.path, deidentify(content).identifiers)
+        is_lost = not default_storage.exists(str(image.original.name))
+        if is_lost and (mask or CLEAN_PIXEL_DATA not in image.deidentification):
+            content = masked(content, mask.boxes) if mask else content
+            name = store_kept(kept_of(row, content, bool(mask)).content)
+            Image.objects.filter(sha256=row.sha256).update(original=name)
+
+
+def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[Image]:
+    """Unsaved images, one per chosen frame, with their files stored. Identifiers become keyed hashes."""
     organ = row.organ_name
     if not organ and row.batch.label_source == LabelSource.DICOM:
         organ = organ_of_body_part(image.body_part_examined)
@@ -217,7 +284,8 @@ def images_of(row: UploadedFile, image: ReadImage) -> list[Image]:
         "uploaded_file": row,
         "sha256": row.sha256,
         "source_path": row.path,
-        "original": original_name(row.sha256),
+        "original": store_kept(kept.content),
+        "deidentification": " ".join(kept.methods),
         "organ": organ_meant(organ, makes_organs=row.batch.makes_organs),
         "incoming_organ": organ,
         "modality": modality_coded(row.modality_code or modality_code(image.modality)),
@@ -226,22 +294,30 @@ def images_of(row: UploadedFile, image: ReadImage) -> list[Image]:
         "study_key": keyed_hash(image.study_instance_uid),
         "series_key": keyed_hash(image.series_instance_uid),
         "group_key": group_key_of(image, row.sha256, row.group_key),
-        "body_part_examined": image.body_part_examined[:64],
+        "body_part_examined": without_words(image.body_part_examined[:64], kept.identifiers),
         "number_of_frames": image.number_of_frames,
         "file_format": image.file_format,
         "transfer_syntax_uid": image.transfer_syntax_uid[:64],
         "bits_stored": image.bits_stored,
         "assumptions": list(image.assumptions),
     }
+    is_masked = CLEAN_PIXEL_DATA in kept.methods
     return [
-        Image(**common, tags=image.tags | frame.tags, **stored_frame(row.sha256, frame))
+        Image(
+            **common,
+            tags=tags_without_words(image.tags | frame.tags, kept.identifiers),
+            **stored_frame(row.sha256, frame, anew=is_masked),
+        )
         for frame in image.frames
     ]
 
 
-def stored_frame(sha256: str, frame: Frame) -> dict[str, str | int]:
-    """Store a frame's two pictures; the fields of its image."""
+def stored_frame(sha256: str, frame: Frame, *, anew: bool = False) -> dict[str, str | int]:
+    """Store a frame's two pictures; the fields of its image. `anew`: whatever may still lie there."""
     rendition, picture = network_rendition(frame.pixels), preview(frame.pixels)
+    if anew:
+        default_storage.delete(rendition_name(sha256, frame.frame_number))
+        default_storage.delete(preview_name(sha256, frame.frame_number))
     return {
         "frame_number": frame.frame_number,
         "rows": frame.pixels.shape[0],

@@ -67,6 +67,14 @@ class SliceChoice(models.TextChoices):
     ALL = ALL, "all"
 
 
+class BurnedInText(models.TextChoices):
+    """How files of a data set are checked for text burned into their pictures."""
+
+    CHECK = "check", "hold back DICOM files that are likely to have it"
+    DETECT = "detect", "hold back these, and every picture in which text is found"
+    TRUSTED = "trusted", "hold nothing back: the files are free of it"
+
+
 class Dataset(models.Model):
     """A named collection of images that came in together or belong together."""
 
@@ -84,11 +92,17 @@ class Dataset(models.Model):
         validators=[MinValueValidator(2), MaxValueValidator(1000)],
         help_text="Of so many slices one is taken, where one of every few is.",
     )
+    burned_in_text = models.CharField(max_length=8, choices=BurnedInText, default=BurnedInText.CHECK)
+    keeps_identifiers = models.BooleanField(
+        default=False,
+        help_text="DICOM files that come in from now on are kept as they are, with the patients' names.",
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
         ordering = ["name"]
+        permissions = [("keep_identifiers", "Can let data sets keep what identifies patients")]
 
     def __str__(self) -> str:
         return self.name
@@ -123,6 +137,9 @@ class UploadBatch(models.Model):
     makes_organs = models.BooleanField(
         default=False, help_text="Unknown organ names become classes, instead of waiting for a decision."
     )
+    is_trusted = models.BooleanField(
+        default=False, help_text="Whoever brought it in says that no text is burned into its pictures."
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
@@ -147,6 +164,10 @@ class FileState(models.TextChoices):
     DUPLICATE = "duplicate", "duplicate"
     LEFT_OUT = "left_out", "left out"
     REJECTED = "rejected", "rejected"
+    QUARANTINED = "quarantined", "quarantined"
+
+
+AWAITED = [FileState.QUEUED, FileState.READING, FileState.QUARANTINED]  # their bytes are still needed
 
 
 class UploadedFileQuerySet(models.QuerySet["UploadedFile"]):
@@ -154,8 +175,8 @@ class UploadedFileQuerySet(models.QuerySet["UploadedFile"]):
         return self.filter(state__in=[FileState.QUEUED, FileState.READING])
 
     def needing_bytes(self) -> "UploadedFileQuerySet":
-        """Still to be read, or to be tried again."""
-        return self.filter(Q(state__in=[FileState.QUEUED, FileState.READING]) | Q(is_retryable=True))
+        """Still to be read or decided on, or to be tried again."""
+        return self.filter(Q(state__in=AWAITED) | Q(is_retryable=True))
 
 
 class UploadedFile(models.Model):
@@ -193,14 +214,48 @@ class UploadedFile(models.Model):
             ),
             models.Index(
                 fields=["sha256"],
-                name="uploadedfile_needing_bytes",
-                condition=Q(state__in=["queued", "reading"]) | Q(is_retryable=True),
+                name="uploadedfile_awaited",
+                condition=Q(state__in=["queued", "reading", "quarantined"]) | Q(is_retryable=True),
             ),
             models.Index(fields=["batch", "finished_at"], name="uploadedfile_finished"),
         ]
 
     def __str__(self) -> str:
         return f"file {self.pk} of batch {self.batch_id}"
+
+
+class Decision(models.TextChoices):
+    """What a person has decided on a file that was held back."""
+
+    MASK = "mask", "masked and imported"
+    AS_IS = "as_is", "imported as it is"
+    REJECT = "reject", "rejected"
+
+
+class QuarantinedFile(models.Model):
+    """A file that was held back for a curator's eye, and what was decided by whom."""
+
+    file = models.OneToOneField(UploadedFile, models.CASCADE, related_name="quarantine")
+    frame_numbers: models.JSONField[Any, Any] = models.JSONField(
+        default=list, help_text="Of the frames that would be imported."
+    )
+    boxes: models.JSONField[Any, Any] = models.JSONField(
+        default=list,
+        help_text="Left, top, right, bottom, 0 to 1: where text was found, or what was masked.",
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+    decision = models.CharField(max_length=8, choices=Decision, blank=True)
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["id"]
+        indexes = [models.Index(fields=["id"], name="quarantined_undecided", condition=Q(decision=""))]
+
+    def __str__(self) -> str:
+        return f"quarantine of file {self.file_id}"
 
 
 class Split(models.TextChoices):
@@ -249,11 +304,11 @@ class Image(models.Model):
     uploaded_file = models.ForeignKey(
         UploadedFile, models.SET_NULL, null=True, blank=True, related_name="images"
     )
-    sha256 = models.CharField(max_length=64, help_text="Of the original file's bytes.")
+    sha256 = models.CharField(max_length=64, help_text="Of the file's bytes as they came in.")
     frame_number = models.PositiveIntegerField(default=1, help_text="From 1, as in DICOM.")
     number_of_frames = models.PositiveIntegerField(default=1)
     source_path = models.CharField(max_length=1024, help_text="The file's path inside what was uploaded.")
-    original = models.FileField(max_length=200)
+    original = models.FileField(max_length=200, help_text="The file as it is kept: de-identified.")
     rendition = models.FileField(max_length=200, help_text="256x256 8-bit grey, what the network sees.")
     preview = models.FileField(max_length=200, help_text="For people; keeps the aspect.")
 
@@ -283,6 +338,9 @@ class Image(models.Model):
     assumptions: models.JSONField[Any, Any] = models.JSONField(
         default=list, blank=True, help_text="What was missing or wrong in the file, and what was assumed."
     )
+    deidentification = models.CharField(
+        max_length=64, blank=True, help_text="What was done with the file: codes of DICOM's CID 7050."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     # What searches filter by. The database makes these of `tags`.
@@ -306,6 +364,7 @@ class Image(models.Model):
         indexes = [
             models.Index(fields=["series_key"], name="image_series", condition=~Q(series_key="")),
             models.Index(fields=["incoming_organ"], name="image_unlabelled", condition=Q(organ=None)),
+            models.Index(fields=["original"], name="image_original"),
             GinIndex(fields=["words"], name="image_words"),
         ]
         constraints = [

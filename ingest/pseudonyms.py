@@ -33,11 +33,15 @@ def keyed_hash(value: str) -> str:
     return hmac.new(key, value.encode(errors="backslashreplace"), hashlib.sha256).hexdigest()[:LENGTH]
 
 
+def pseudonym_of(patient_id: str) -> str:
+    """Hash of a PatientID; "" where it is absent or a placeholder that many patients share."""
+    plain = patient_id.strip().lower()
+    is_placeholder = plain in PLACEHOLDERS or not plain.strip("0x -_^")
+    return "" if is_placeholder else keyed_hash(patient_id)
+
+
 def patient_key_of(image: ReadImage) -> str:
-    """Hash of the PatientID; "" where it is absent or a placeholder that many patients share."""
-    patient_id = image.patient_id.strip().lower()
-    is_placeholder = patient_id in PLACEHOLDERS or not patient_id.strip("0x -_^")
-    return "" if is_placeholder else keyed_hash(image.patient_id)
+    return pseudonym_of(image.patient_id)
 
 
 def group_key_of(image: ReadImage, sha256: str, claimed: str = "") -> str:

@@ -56,6 +56,7 @@ def open_batch(
     user: User | AnonymousUser | None,
     *,
     makes_organs: bool = False,
+    is_trusted: bool = False,
     **of_new_dataset: Any,
 ) -> UploadBatch:
     """A new batch into the data set of that name, which is made if there is none, with the fields given."""
@@ -65,7 +66,11 @@ def open_batch(
             name=dataset_name.strip(), defaults={"created_by": creator, **of_new_dataset}
         )
         return UploadBatch.objects.create(
-            dataset=dataset, label_source=label_source, makes_organs=makes_organs, created_by=creator
+            dataset=dataset,
+            label_source=label_source,
+            makes_organs=makes_organs,
+            is_trusted=is_trusted,
+            created_by=creator,
         )
 
 

@@ -31,6 +31,7 @@ def batch_report(batch: UploadBatch, seconds: float) -> dict[str, Any]:
         "images": Image.objects.filter(uploaded_file__batch=batch).count(),
         "duplicates": counts[FileState.DUPLICATE],
         "left_out": counts[FileState.LEFT_OUT],
+        "quarantined": counts[FileState.QUARANTINED],
         "rejected": dict(by_code),
         "rejections": [
             {"path": row.path, "code": row.reason_code, "reason": row.reason}

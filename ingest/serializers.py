@@ -13,12 +13,18 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
     makes_organs = serializers.BooleanField(
         default=False, help_text="Unknown organ names become classes, instead of waiting for a decision."
     )
+    is_trusted = serializers.BooleanField(
+        default=False,
+        help_text="No text that tells who a patient is, is burned into the pictures: none is held back.",
+    )
     state = serializers.SerializerMethodField(help_text="empty, importing or finished")
     files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
 
     class Meta:
         model = UploadBatch
-        fields = ["id", "dataset", "label_source", "makes_organs", "created_at", "state", "files"]
+        fields = [
+            "id", "dataset", "label_source", "makes_organs", "is_trusted", "created_at", "state", "files",
+        ]  # fmt: skip
 
     def get_state(self, batch: Any) -> str:
         if not batch.files_total:

@@ -41,17 +41,27 @@ def lock_bytes(sha256: str) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [sha256])
 
 
+def digest_of(name: str | None) -> str:
+    """The SHA-256 of the original of this name."""
+    return str(name or "").rsplit("/", 1)[-1]
+
+
+def quarantine_name(sha256: str, frame_number: int) -> str:
+    return f"quarantine/{sha256[:2]}/{sha256}-{frame_number}.jpg"
+
+
 def delete_unused_original(sha256: str) -> None:
-    """Delete the original unless an image has these bytes, or a file that may still be read."""
+    """Delete the original unless it is an image's, or a file's that may still be read."""
+    name = original_name(sha256)
     with transaction.atomic():
         lock_bytes(sha256)
         # In this order: an import ends its row and commits its images at once, between two questions maybe.
         is_used = (
             UploadedFile.objects.needing_bytes().filter(sha256=sha256).exists()
-            or Image.objects.filter(sha256=sha256).exists()
+            or Image.objects.filter(original=name).exists()
         )
         if sha256 and not is_used:
-            default_storage.delete(original_name(sha256))
+            default_storage.delete(name)
 
 
 def delete_files_of(image: Image) -> None:
@@ -59,4 +69,5 @@ def delete_files_of(image: Image) -> None:
     for file in (image.rendition, image.preview):
         if file.name:
             default_storage.delete(file.name)
-    delete_unused_original(image.sha256)
+    for digest in {image.sha256, digest_of(image.original.name)}:
+        delete_unused_original(digest)

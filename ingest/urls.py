@@ -1,6 +1,6 @@
 from django.urls import path
 
-from ingest import dataset_views, views
+from ingest import dataset_views, quarantine_views, views
 
 app_name = "ingest"
 
@@ -12,6 +12,11 @@ urlpatterns = [
     path("datasets/<int:pk>/split/", dataset_views.dataset_split, name="dataset_split"),
     path("datasets/<int:pk>/slices/", dataset_views.dataset_slices, name="dataset_slices"),
     path("datasets/<int:pk>/export.zip", dataset_views.dataset_export, name="dataset_export"),
+    path("quarantine/", quarantine_views.quarantine, name="quarantine"),
+    path("quarantine/decide/", quarantine_views.quarantine_decide, name="quarantine_decide"),
+    path(
+        "quarantine/<int:pk>/<int:frame>.jpg", quarantine_views.quarantine_picture, name="quarantine_picture"
+    ),
     path("names/", views.names, name="names"),
     path("<int:pk>/", views.batch_detail, name="batch_detail"),
     path("<int:pk>/cancel/", views.batch_cancel, name="batch_cancel"),

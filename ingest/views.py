@@ -15,6 +15,7 @@ from ingest.forms import BatchForm
 from ingest.ledger import NOT_IMPORTED, cancel, causes_of, pace_of, retry
 from ingest.models import FileState, OrganClass, OrganName, UploadBatch
 from ingest.naming import decide, undecided, waiting_names
+from ingest.quarantine import undecided as quarantined
 from ingest.receiving import open_batch, receive_all
 from ingest.reports import csv_report
 
@@ -32,7 +33,7 @@ class HtmxRequest(HttpRequest):
 def batch_list(request: HttpRequest) -> HttpResponse:
     batches = UploadBatch.objects.with_counts().select_related("dataset", "created_by").order_by("-id")
     page = Paginator(batches, BATCHES_PER_PAGE).get_page(request.GET.get("page"))
-    context = {"page": page, "undecided": undecided().count()}
+    context = {"page": page, "undecided": undecided().count(), "quarantined": quarantined().count()}
     return render(request, "ingest/batch_list.html", context)
 
 
@@ -47,6 +48,7 @@ def batch_create(request: HttpRequest) -> HttpResponse:
             form.cleaned_data["label_source"],
             request.user,
             makes_organs=form.cleaned_data["makes_organs"],
+            is_trusted=form.cleaned_data["is_trusted"],
             **form.slices(),
         )
         for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
@@ -94,6 +96,7 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "done": batch.files_total - unfinished,
         "is_finished": not unfinished,
         "undecided": undecided().count(),
+        "quarantined": counts[FileState.QUARANTINED],
     }
 
 

@@ -25,10 +25,13 @@ CURATE = [
     "ingest.add_organname",
     "ingest.change_organname",
     "ingest.view_modality",
+    "ingest.view_quarantinedfile",
+    "ingest.change_quarantinedfile",
     "search.view_mark",
 ]
 TRAIN = [
     *CURATE,
+    "ingest.keep_identifiers",
     "ml.add_trainingrun",
     "ml.view_trainingrun",
     "ml.change_trainingrun",

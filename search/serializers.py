@@ -232,7 +232,7 @@ class ImageSerializer(serializers.ModelSerializer[Image]):
         fields = [
             "id", "dataset", "organ", "modality", "seen", "file", "file_format", "transfer_syntax_uid",
             "rows", "columns", "bits_stored", "frame_number", "number_of_frames", "body_part_examined",
-            "tags", "assumptions", "created_at", "preview_url",
+            "tags", "assumptions", "deidentification", "created_at", "preview_url",
         ]  # fmt: skip
         read_only_fields = fields
 

@@ -16,6 +16,7 @@ from django.views.decorators.vary import vary_on_headers
 from django_htmx.http import HttpResponseClientRefresh
 from django_htmx.middleware import HtmxDetails
 
+from ingest.deidentifying import METHODS
 from ingest.models import Dataset, Image
 from search import asking
 from search.activity import current_activity
@@ -171,6 +172,7 @@ def image_detail(request: Request, pk: int) -> HttpResponse:
     context = {
         "image": image,
         "tags": readable_tags(image),
+        "deidentified": [METHODS[code] for code in image.deidentification.split()],
         "seen": seen_by_active_version(image),
         "history": history_of(image) if request.user.has_perm("ingest.view_labeledit") else [],
         "imported_by": image.uploaded_file.batch if image.uploaded_file else None,

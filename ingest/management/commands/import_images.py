@@ -46,6 +46,11 @@ class Command(BaseCommand):
             type=int,
             help="Of how many slices one is taken, with --slices every_nth. By default 10.",
         )
+        parser.add_argument(
+            "--trusted",
+            action="store_true",
+            help="No text that tells who a patient is, is burned into the pictures: hold none back.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
     def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
@@ -57,7 +62,14 @@ class Command(BaseCommand):
         slices = self.slice_options(dataset, options["slices"], options["slice_step"])
         started = time.monotonic()
         try:
-            batch = self.import_with_progress(path, dataset, labels, options["new_organs"], slices)
+            batch = self.import_with_progress(
+                path,
+                dataset,
+                labels,
+                makes_organs=options["new_organs"],
+                is_trusted=options["trusted"],
+                **slices,
+            )
         except (ManifestError, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
@@ -78,9 +90,7 @@ class Command(BaseCommand):
             raise CommandError(" ".join(error.messages)) from error
         return fields
 
-    def import_with_progress(
-        self, path: Path, dataset: str, labels: str, makes_organs: bool, slices: dict[str, Any]
-    ) -> UploadBatch:
+    def import_with_progress(self, path: Path, dataset: str, labels: str, **options: Any) -> UploadBatch:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
         started = time.monotonic()
@@ -91,7 +101,7 @@ class Command(BaseCommand):
                 speed = done / max(time.monotonic() - started, 1e-6)
                 progress.update(task, completed=done, total=total, rate=f"{speed:.0f} files/s")
 
-            return import_path(path, dataset, labels, makes_organs=makes_organs, on_progress=show, **slices)
+            return import_path(path, dataset, labels, on_progress=show, **options)
 
     def print_tables(self, report: dict[str, Any]) -> None:
         table = Table("", "files", title=f"Imported into {report['dataset']}")
@@ -99,6 +109,8 @@ class Command(BaseCommand):
         table.add_row("already in the collection", str(report["duplicates"]))
         if report["left_out"]:
             table.add_row("left out: slices that the data set does not take", str(report["left_out"]))
+        if report["quarantined"]:
+            table.add_row("held back, on the page Quarantine", str(report["quarantined"]), style="yellow")
         reasons = {row["code"]: row["reason"] for row in reversed(report["rejections"])}
         for code, count in report["rejected"].items():
             table.add_row(f"rejected: {reasons[code]}", str(count), style="yellow")
