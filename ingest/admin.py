@@ -52,8 +52,13 @@ class DatasetAdmin(WithImageCount):
 
 @admin.register(OrganClass)
 class OrganClassAdmin(WithImageCount):
+    """It is renamed and merged on the page of classes, which knows where its name stands besides."""
+
     list_display = ["name", "image_count"]
     search_fields = ["name"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["name"] if obj else []
 
 
 @admin.register(OrganName)
@@ -71,6 +76,9 @@ class OrganNameAdmin(admin.ModelAdmin[OrganName]):
 class ModalityAdmin(WithImageCount):
     list_display = ["code", "name", "image_count"]
     search_fields = ["code", "name"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["code"] if obj else []
 
 
 class ReadOnlyAdmin(admin.ModelAdmin[Any]):

@@ -25,12 +25,11 @@ from ingest.models import (
     Image,
     ImageQuerySet,
     LabelSource,
-    Modality,
     UploadBatch,
     UploadedFile,
     UploadedFileQuerySet,
 )
-from ingest.naming import organ_meant
+from ingest.naming import modality_meant, organ_meant
 from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
@@ -198,7 +197,8 @@ def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
         organ = organ_meant(row.organ_name, makes_organs=row.batch.makes_organs)
         existing.filter(organ=None).update(organ=organ, incoming_organ=row.organ_name)
     if row.modality_code:
-        existing.filter(modality=None).update(modality=modality_coded(row.modality_code))
+        modality = modality_meant(row.modality_code, makes=row.batch.makes_organs)
+        existing.filter(modality=None).update(modality=modality, incoming_modality=row.modality_code)
     row.duplicate_of, row.reason_code = first, "duplicate"
     row.reason = f"The same bytes are already in the collection as image {first.pk}."
     finish(row, FileState.DUPLICATE)
@@ -210,6 +210,7 @@ def images_of(row: UploadedFile, image: ReadImage) -> list[Image]:
     organ = row.organ_name
     if not organ and row.batch.label_source == LabelSource.DICOM:
         organ = organ_of_body_part(image.body_part_examined)
+    modality = row.modality_code or modality_code(image.modality)
     common = {
         "dataset_id": row.batch.dataset_id,
         "uploaded_file": row,
@@ -218,7 +219,8 @@ def images_of(row: UploadedFile, image: ReadImage) -> list[Image]:
         "original": original_name(row.sha256),
         "organ": organ_meant(organ, makes_organs=row.batch.makes_organs),
         "incoming_organ": organ,
-        "modality": modality_coded(row.modality_code or modality_code(image.modality)),
+        "modality": modality_meant(modality, makes=row.batch.makes_organs),
+        "incoming_modality": modality,
         "split": row.split,
         "patient_key": patient_key_of(image),
         "study_key": keyed_hash(image.study_instance_uid),
@@ -245,7 +247,3 @@ def stored_frame(sha256: str, frame: Frame) -> dict[str, str | int]:
         "rendition": store_once(rendition_name(sha256, frame.frame_number), rendition, len(rendition)),
         "preview": store_once(preview_name(sha256, frame.frame_number), picture, len(picture)),
     }
-
-
-def modality_coded(code: str) -> Modality | None:
-    return Modality.objects.get_or_create(code=code)[0] if code else None

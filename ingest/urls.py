@@ -12,6 +12,7 @@ urlpatterns = [
     path("datasets/<int:pk>/split/", dataset_views.dataset_split, name="dataset_split"),
     path("datasets/<int:pk>/export.zip", dataset_views.dataset_export, name="dataset_export"),
     path("names/", views.names, name="names"),
+    path("names/modality/", views.modality_name, name="modality_name"),
     path("<int:pk>/", views.batch_detail, name="batch_detail"),
     path("<int:pk>/cancel/", views.batch_cancel, name="batch_cancel"),
     path("<int:pk>/retry/", views.batch_retry, name="batch_retry"),
