@@ -68,6 +68,7 @@ class BatchViewSet(
             asked["label_source"],
             self.request.user,
             makes_organs=asked["makes_organs"],
+            manifest_columns=asked["dataset"].get("manifest_columns"),
         )
         serializer.instance = self.get_queryset().get(pk=batch.pk)
 
@@ -94,7 +95,9 @@ class BatchViewSet(
         batch = self.get_object()
         files = incoming_files(asked.validated_data)
         try:
-            rows = list(receive_all(batch, files, manifest_among(files)))
+            rows = list(
+                receive_all(batch, files, manifest_among(files, columns=batch.dataset.manifest_columns))
+            )
         except ManifestError as error:
             raise ValidationError({"file": str(error)}) from error
         ring("ingest.import_queued_files")

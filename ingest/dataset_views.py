@@ -12,6 +12,7 @@ from django.utils.text import slugify
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from ingest.datasets import export, parts_of, split_by_group, splits_of
+from ingest.forms import ColumnsForm
 from ingest.models import Dataset
 
 
@@ -42,6 +43,7 @@ def dataset_detail(request: HttpRequest, pk: int) -> HttpResponse:
     dataset = get_object_or_404(Dataset, pk=pk)
     form = DatasetForm(request.POST or None, instance=dataset)
     if request.method == "POST" and form.is_valid():
+        form.instance.manifest_columns = ColumnsForm(request.POST).said()
         form.save()
         messages.success(request, "Saved.")
         return redirect("ingest:dataset_detail", pk)
@@ -56,6 +58,7 @@ def render_dataset(
         "dataset": dataset,
         "form": form,
         "split_form": split_form,
+        "columns": ColumnsForm(initial=dataset.manifest_columns),
         "parts": parts_of(dataset),
         "splits": [(names[split], *numbers) for split, numbers in sorted(splits_of(dataset).items())],
         "images": dataset.images.count(),

@@ -4,6 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from ingest.labels import MANIFEST_COLUMNS
 from ingest.models import Dataset, FileState, LabelSource, Modality, OrganClass, UploadBatch, UploadedFile
 
 
@@ -13,12 +14,32 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
     makes_organs = serializers.BooleanField(
         default=False, help_text="Unknown organ names become classes, instead of waiting for a decision."
     )
+    manifest_columns = serializers.DictField(
+        source="dataset.manifest_columns",
+        child=serializers.CharField(max_length=200),
+        required=False,
+        help_text="What manifests call our columns, {ours: theirs}; kept with the data set.",
+    )
     state = serializers.SerializerMethodField(help_text="empty, importing or finished")
     files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
 
     class Meta:
         model = UploadBatch
-        fields = ["id", "dataset", "label_source", "makes_organs", "created_at", "state", "files"]
+        fields = [
+            "id",
+            "dataset",
+            "label_source",
+            "makes_organs",
+            "manifest_columns",
+            "created_at",
+            "state",
+            "files",
+        ]
+
+    def validate_manifest_columns(self, columns: dict[str, str]) -> dict[str, str]:
+        if unknown := columns.keys() - MANIFEST_COLUMNS.keys():
+            raise serializers.ValidationError(f"There is no column {', '.join(sorted(unknown))}.")
+        return columns
 
     def get_state(self, batch: Any) -> str:
         if not batch.files_total:

@@ -54,7 +54,11 @@ def batch_create(request: HttpRequest) -> HttpResponse:
             form.cleaned_data["label_source"],
             request.user,
             makes_organs=form.cleaned_data["makes_organs"],
+            manifest_columns=form.cleaned_data["manifest_columns"],
         )
+        if (manifest := form.cleaned_data["manifest"]) and manifest.unused:
+            unused = ", ".join(manifest.unused)[:300]
+            messages.info(request, f"Columns of the manifest that were not used: {unused}.")
         for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
             pass
         ring("ingest.import_queued_files")

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ingest.folders import import_path
-from ingest.labels import ManifestError
+from ingest.labels import MANIFEST_COLUMNS, ManifestError
 from ingest.models import LabelSource, UploadBatch
 from ingest.naming import undecided
 from ingest.reports import batch_report
@@ -35,6 +35,14 @@ class Command(BaseCommand):
             action="store_true",
             help="Make organs of unknown names. By default they wait for a curator's decision.",
         )
+        parser.add_argument(
+            "--column",
+            action="append",
+            default=[],
+            metavar="OURS=THEIRS",
+            help="What manifest.csv calls a column of ours (path, organ, modality, group_id, split), such as "
+            "organ=diagnosis; kept with the data set. Common names are known.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
     def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
@@ -45,7 +53,13 @@ class Command(BaseCommand):
             raise CommandError("The data set needs a name.")
         started = time.monotonic()
         try:
-            batch = self.import_with_progress(path, dataset, labels, options["new_organs"])
+            batch = self.import_with_progress(
+                path,
+                dataset,
+                labels,
+                makes_organs=options["new_organs"],
+                manifest_columns=columns_said(options["column"]),
+            )
         except (ManifestError, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
@@ -54,7 +68,7 @@ class Command(BaseCommand):
         else:
             self.print_tables(report)
 
-    def import_with_progress(self, path: Path, dataset: str, labels: str, makes_organs: bool) -> UploadBatch:
+    def import_with_progress(self, path: Path, dataset: str, labels: str, **options: Any) -> UploadBatch:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
         started = time.monotonic()
@@ -65,7 +79,7 @@ class Command(BaseCommand):
                 speed = done / max(time.monotonic() - started, 1e-6)
                 progress.update(task, completed=done, total=total, rate=f"{speed:.0f} files/s")
 
-            return import_path(path, dataset, labels, makes_organs=makes_organs, on_progress=show)
+            return import_path(path, dataset, labels, **options, on_progress=show)
 
     def print_tables(self, report: dict[str, Any]) -> None:
         table = Table("", "files", title=f"Imported into {report['dataset']}")
@@ -86,3 +100,11 @@ class Command(BaseCommand):
                 f"Organ names that wait for a decision, on the page Imports: {names}. "
                 "Their images have no label until then."
             )
+
+
+def columns_said(options: list[str]) -> dict[str, str]:
+    """From "ours=theirs". Raises CommandError."""
+    said = dict(option.partition("=")[::2] for option in options)
+    if not all(said.values()) or not said.keys() <= MANIFEST_COLUMNS.keys():
+        raise CommandError(f"A column is OURS=THEIRS, ours being one of {', '.join(MANIFEST_COLUMNS)}.")
+    return said
