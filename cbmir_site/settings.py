@@ -190,7 +190,13 @@ CELERY_TASK_ROUTES = {
     "search.*": {"queue": "inference", "priority": 6},
     **{  # long, and nobody waits for it: never in front of a question
         f"search.{name}": {"queue": "upkeep"}
-        for name in ("prepare_versions", "rebuild_index", "drop_embeddings", "probe_recall")
+        for name in (
+            "prepare_versions",
+            "rebuild_index",
+            "drop_embeddings",
+            "probe_recall",
+            "find_near_duplicates",
+        )
     },
     "ml.*": {"queue": "training"},
 }
@@ -219,6 +225,11 @@ CELERY_BEAT_SCHEDULE["search.probe_recall"] = {
     "task": "search.probe_recall",
     "schedule": 3600.0,
     "options": {"expires": 1800},
+}
+CELERY_BEAT_SCHEDULE["search.find_near_duplicates"] = {
+    "task": "search.find_near_duplicates",
+    "schedule": 300.0,
+    "options": {"expires": 280},
 }
 CELERY_BEAT_SCHEDULE["ingest.forget_rejected_files"] = {
     "task": "ingest.forget_rejected_files",

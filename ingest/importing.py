@@ -18,6 +18,7 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, Operational
 from django.db.models import F, Q
 from django.utils import timezone
 
+from ingest.duplicates import pair_same_pixels, pixel_hash
 from ingest.image_file import Frame, ReadImage, RejectedFile
 from ingest.labels import modality_code, organ_of_body_part
 from ingest.models import (
@@ -158,12 +159,14 @@ def reject(row: UploadedFile, code: str, sentence: str) -> None:
 def read_and_store(row: UploadedFile) -> list[int]:
     """Make the images of a locked row, or find that they exist."""
     existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
-    if finish_as_duplicate(row, existing):
+    merged = UploadedFile.objects.filter(sha256=row.sha256, reason_code="merged").values("duplicate_of")
+    if finish_as_duplicate(row, existing) or finish_as_duplicate(row, Image.objects.filter(pk__in=merged)):
         return []
     image = read_image(stored_original(row.sha256), max_frames=settings.MAX_FRAMES_PER_FILE)
     try:
         with transaction.atomic():
             images = Image.objects.bulk_create(images_of(row, image))
+            pair_same_pixels(images)
     except IntegrityError:  # another worker stored the same bytes meanwhile
         if finish_as_duplicate(row, existing.all()):
             return []
@@ -244,6 +247,7 @@ def stored_frame(sha256: str, frame: Frame) -> dict[str, str | int]:
         "frame_number": frame.frame_number,
         "rows": frame.pixels.shape[0],
         "columns": frame.pixels.shape[1],
+        "pixel_hash": pixel_hash(frame.pixels),
         "rendition": store_once(rendition_name(sha256, frame.frame_number), rendition, len(rendition)),
         "preview": store_once(preview_name(sha256, frame.frame_number), picture, len(picture)),
     }

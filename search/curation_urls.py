@@ -3,7 +3,7 @@
 from django.urls import path, register_converter
 from django.urls.converters import StringConverter
 
-from search import classes_views
+from search import classes_views, merging_views
 
 
 class KindConverter(StringConverter):
@@ -20,5 +20,7 @@ urlpatterns = [
     path("classes/modality/<str:pk>/", classes_views.modality_detail, name="modality"),
     path("classes/<kind:kind>/<str:pk>/merge/", classes_views.class_merge, name="class_merge"),
     path("classes/<kind:kind>/names/<int:pk>/", classes_views.class_name, name="class_name"),
+    path("duplicates/", merging_views.duplicates, name="duplicates"),
+    path("duplicates/<int:pk>/", merging_views.duplicate_answer, name="duplicate_answer"),
     path("classes/undo/<int:pk>/", classes_views.class_undo, name="class_undo"),
 ]
