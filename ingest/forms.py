@@ -10,7 +10,7 @@ from django.core.files.uploadedfile import UploadedFile as PostedFile
 from ingest.archives import is_archive
 from ingest.labels import MANIFEST_COLUMNS, ManifestError
 from ingest.models import Dataset, LabelSource
-from ingest.receiving import IncomingFile, columns_for, manifest_among
+from ingest.receiving import IncomingFile, TrashError, columns_for, manifest_among, refuse_trashed
 
 
 class ManyFilesInput(forms.ClearableFileInput):
@@ -63,6 +63,14 @@ class BatchForm(forms.Form):
         super().__init__(data, files)
         self.columns = ColumnsForm(data)
 
+    def clean_dataset(self) -> str:
+        name = str(self.cleaned_data["dataset"])
+        try:
+            refuse_trashed(name)
+        except TrashError as error:
+            raise forms.ValidationError(str(error)) from error
+        return name
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
         posted: list[PostedFile] = [*cleaned.get("loose_files", []), *cleaned.get("folder", [])]
@@ -90,7 +98,7 @@ class BatchForm(forms.Form):
 
     @property
     def dataset_names(self) -> list[str]:
-        return list(Dataset.objects.values_list("name", flat=True))
+        return list(Dataset.objects.present().values_list("name", flat=True))
 
 
 def incoming_files(posted: Sequence[PostedFile], paths: Sequence[str]) -> list[IncomingFile]:

@@ -192,7 +192,10 @@ def finish(row: UploadedFile, state: FileState) -> None:
 
 
 def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
-    """Finish a row whose bytes are in the collection, giving their images the labels that they lack."""
+    """Finish a row whose bytes are in the collection, giving their images the labels that they lack.
+
+    Images in the trash come out of it, into the data set that the file came for.
+    """
     first = existing.first()
     if first is None:
         return False
@@ -202,6 +205,7 @@ def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
     if row.modality_code:
         modality = modality_meant(row.modality_code, makes=row.batch.makes_organs)
         existing.filter(modality=None).update(modality=modality, incoming_modality=row.modality_code)
+    existing.filter(dataset__trashed_at__isnull=False).update(dataset=row.batch.dataset_id)
     row.duplicate_of, row.reason_code = first, "duplicate"
     row.reason = f"The same bytes are already in the collection as image {first.pk}."
     finish(row, FileState.DUPLICATE)

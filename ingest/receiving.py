@@ -50,6 +50,16 @@ class IncomingFile:
     claims: Claims = NO_CLAIMS
 
 
+class TrashError(Exception):
+    """A data set in the trash takes nothing in; its text is a sentence for the person."""
+
+
+def refuse_trashed(dataset_name: str) -> None:
+    """Raises TrashError."""
+    if Dataset.objects.trashed().filter(name=dataset_name.strip()).exists():
+        raise TrashError("The data set of this name is in the trash. Restore it, or choose another name.")
+
+
 def open_batch(
     dataset_name: str,
     label_source: str,
@@ -60,8 +70,10 @@ def open_batch(
 ) -> UploadBatch:
     """A new batch into the data set of that name, which is made if there is none.
 
-    manifest_columns: what its manifests call our columns, kept with the data set where it is given.
+    manifest_columns: what its manifests call our columns, kept with the data set where it is given. Raises
+    TrashError.
     """
+    refuse_trashed(dataset_name)
     creator = user if isinstance(user, User) else None
     with transaction.atomic():
         dataset, _created = Dataset.objects.get_or_create(

@@ -6,6 +6,7 @@ from rest_framework import serializers
 
 from ingest.labels import MANIFEST_COLUMNS
 from ingest.models import Dataset, FileState, LabelSource, Modality, OrganClass, UploadBatch, UploadedFile
+from ingest.receiving import TrashError, refuse_trashed
 
 
 class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
@@ -35,6 +36,13 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
             "state",
             "files",
         ]
+
+    def validate_dataset(self, name: str) -> str:
+        try:
+            refuse_trashed(name)
+        except TrashError as error:
+            raise serializers.ValidationError(str(error)) from error
+        return name
 
     def validate_manifest_columns(self, columns: dict[str, str]) -> dict[str, str]:
         if unknown := columns.keys() - MANIFEST_COLUMNS.keys():

@@ -29,7 +29,7 @@ class SearchForm(forms.Form):
     scope = forms.ChoiceField(choices=[(scope.value, scope.value) for scope in Scope], required=False)
     organ = OrganField(OrganClass.objects.all(), to_field_name="name", required=False)
     modality = forms.ModelChoiceField(Modality.objects.all(), required=False)
-    dataset = forms.ModelChoiceField(Dataset.objects.all(), to_field_name="name", required=False)
+    dataset = forms.ModelChoiceField(Dataset.objects.present(), to_field_name="name", required=False)
     collapse = forms.ChoiceField(choices=[(kind.value, kind.value) for kind in Collapse], required=False)
     own = forms.BooleanField(required=False)
     series = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)

@@ -48,7 +48,7 @@ def waiting(version: ModelVersion | None, why: Why) -> EmbeddingQuerySet:
     """Embeddings of images that nobody has reviewed, the most instructive first."""
     said = LabelChange.objects.exclude(edit__origin__in=NO_REVIEW).filter(edit__undone_at=None)
     spoken = said.filter(image=OuterRef("image"), attribute="organ")
-    found = Embedding.objects.filter(model_version=version).filter(~Exists(spoken))
+    found = Embedding.objects.present().filter(model_version=version).filter(~Exists(spoken))
     if why == Why.CONTRADICTS:  # the surer the network, the likelier the label is wrong
         return found.exclude(organ=F("predicted_organ")).order_by("-organ_probability", "pk")
     if why == Why.UNLABELLED:

@@ -112,8 +112,14 @@ def test_every_kind_of_unfinished_work_is_looked_for() -> None:
         "search.probe_recall",
         "search.find_near_duplicates",
         "ingest.forget_rejected_files",
+        "ingest.empty_trash",
     }
-    seldom = {"search.find_near_duplicates", "search.probe_recall", "ingest.forget_rejected_files"}
+    seldom = {
+        "search.find_near_duplicates",
+        "search.probe_recall",
+        "ingest.forget_rejected_files",
+        "ingest.empty_trash",
+    }
     for name, entry in settings.CELERY_BEAT_SCHEDULE.items():
         assert entry["options"]["expires"] < entry["schedule"]
         assert entry["schedule"] <= (3600 if name in seldom else 60)

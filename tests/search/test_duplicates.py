@@ -235,7 +235,7 @@ def test_pairs_are_answered_on_the_page(client_of: ClientOf, batch: UploadBatch)
     client, url = client_of("curator"), f"/imports/duplicates/{pair.pk}/"
     page = client.get("/imports/duplicates/").content.decode()
     assert "Nearly the same" in page
-    assert "They say otherwise of the organ." in page
+    assert "The labels contradict each other. Which organ?" in page
 
     def post(**data: str) -> str:
         return client.post(url, data, follow=True).content.decode()

@@ -15,6 +15,7 @@ from ingest.folders import import_path
 from ingest.labels import MANIFEST_COLUMNS, ManifestError
 from ingest.models import LabelSource, UploadBatch
 from ingest.naming import undecided
+from ingest.receiving import TrashError
 from ingest.reports import batch_report
 
 
@@ -60,7 +61,7 @@ class Command(BaseCommand):
                 makes_organs=options["new_organs"],
                 manifest_columns=columns_said(options["column"]),
             )
-        except (ManifestError, OSError) as error:
+        except (ManifestError, TrashError, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
         if options["json"]:
