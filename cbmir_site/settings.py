@@ -190,7 +190,13 @@ CELERY_TASK_ROUTES = {
     "search.*": {"queue": "inference", "priority": 6},
     **{  # long, and nobody waits for it: never in front of a question
         f"search.{name}": {"queue": "upkeep"}
-        for name in ("prepare_versions", "rebuild_index", "drop_embeddings", "probe_recall")
+        for name in (
+            "prepare_versions",
+            "rebuild_index",
+            "drop_embeddings",
+            "probe_recall",
+            "find_near_duplicates",
+        )
     },
     "ml.*": {"queue": "training"},
 }
@@ -220,8 +226,18 @@ CELERY_BEAT_SCHEDULE["search.probe_recall"] = {
     "schedule": 3600.0,
     "options": {"expires": 1800},
 }
+CELERY_BEAT_SCHEDULE["search.find_near_duplicates"] = {
+    "task": "search.find_near_duplicates",
+    "schedule": 300.0,
+    "options": {"expires": 280},
+}
 CELERY_BEAT_SCHEDULE["ingest.forget_rejected_files"] = {
     "task": "ingest.forget_rejected_files",
+    "schedule": 3600.0,
+    "options": {"expires": 1800},
+}
+CELERY_BEAT_SCHEDULE["ingest.empty_trash"] = {
+    "task": "ingest.empty_trash",
     "schedule": 3600.0,
     "options": {"expires": 1800},
 }
@@ -254,6 +270,7 @@ SPECTACULAR_SETTINGS = {
 # Limits on what people bring in.
 MAX_UPLOAD_BYTES = env_int("CBMIR_MAX_UPLOAD_MB", 512) * 2**20  # one file, or one archive unpacked
 REJECTED_DAYS = env_int("CBMIR_REJECTED_DAYS", 7)  # the bytes of rejected files are kept, to be tried again
+TRASH_DAYS = env_int("CBMIR_TRASH_DAYS", 30)  # then the trash is emptied of a data set
 MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # evenly spaced frames of a multi-frame object
 DATA_UPLOAD_MAX_NUMBER_FILES = 5000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 6 * DATA_UPLOAD_MAX_NUMBER_FILES  # labels of each

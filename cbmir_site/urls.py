@@ -8,6 +8,7 @@ from search.views import SignInView
 
 urlpatterns = [
     path("", include("search.urls")),
+    path("imports/", include("search.curation_urls")),
     path("imports/", include("ingest.urls")),
     path("accounts/login/", SignInView.as_view(), name="login"),
     path("accounts/logout/", LogoutView.as_view(), name="logout"),

@@ -5,7 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import Count, Min, QuerySet
+from django.db.models import Count, Min, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -28,10 +28,12 @@ from ingest.models import (
     UploadedFile,
 )
 
+IN_COLLECTION = Count("images", filter=Q(images__dataset__trashed_at=None))
+
 
 class WithImageCount(admin.ModelAdmin[Any]):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).annotate(image_count=Count("images"))  # type: ignore[no-any-return]
+        return super().get_queryset(request).annotate(image_count=IN_COLLECTION)  # type: ignore[no-any-return]
 
     @admin.display(description="images", ordering="image_count")
     def image_count(self, row: Any) -> int:
@@ -59,8 +61,13 @@ class DatasetAdmin(WithImageCount):
 
 @admin.register(OrganClass)
 class OrganClassAdmin(WithImageCount):
+    """It is renamed and merged on the page of classes, which knows where its name stands besides."""
+
     list_display = ["name", "image_count"]
     search_fields = ["name"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["name"] if obj else []
 
 
 @admin.register(OrganName)
@@ -78,6 +85,9 @@ class OrganNameAdmin(admin.ModelAdmin[OrganName]):
 class ModalityAdmin(WithImageCount):
     list_display = ["code", "name", "image_count"]
     search_fields = ["code", "name"]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return ["code"] if obj else []
 
 
 class ReadOnlyAdmin(admin.ModelAdmin[Any]):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import Count
+from django.db.models import Count, Q
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
@@ -31,6 +31,8 @@ from ingest.serializers import (
     OrganSerializer,
     RetrySerializer,
 )
+
+IN_COLLECTION = Count("images", filter=Q(images__dataset__trashed_at=None))
 
 
 class ModelPermissions(DjangoModelPermissions):
@@ -69,6 +71,7 @@ class BatchViewSet(
             self.request.user,
             makes_organs=asked["makes_organs"],
             is_trusted=asked["is_trusted"],
+            manifest_columns=asked["dataset"].get("manifest_columns"),
         )
         serializer.instance = self.get_queryset().get(pk=batch.pk)
 
@@ -95,7 +98,9 @@ class BatchViewSet(
         batch = self.get_object()
         files = incoming_files(asked.validated_data)
         try:
-            rows = list(receive_all(batch, files, manifest_among(files)))
+            rows = list(
+                receive_all(batch, files, manifest_among(files, columns=batch.dataset.manifest_columns))
+            )
         except ManifestError as error:
             raise ValidationError({"file": str(error)}) from error
         ring("ingest.import_queued_files")
@@ -142,17 +147,17 @@ class CollectionViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[Any]):
     list=extend_schema(description="The organs of the collection, with their images' number.")
 )
 class OrganViewSet(CollectionViewSet):
-    queryset = OrganClass.objects.annotate(image_count=Count("images")).order_by("name")
+    queryset = OrganClass.objects.annotate(image_count=IN_COLLECTION).order_by("name")
     serializer_class = OrganSerializer
 
 
 @extend_schema_view(list=extend_schema(description="The modalities of the collection, by DICOM code."))
 class ModalityViewSet(CollectionViewSet):
-    queryset = Modality.objects.annotate(image_count=Count("images")).order_by("code")
+    queryset = Modality.objects.annotate(image_count=IN_COLLECTION).order_by("code")
     serializer_class = ModalitySerializer
 
 
 @extend_schema_view(list=extend_schema(description="The data sets of the collection."))
 class DatasetViewSet(CollectionViewSet):
-    queryset = Dataset.objects.annotate(image_count=Count("images")).order_by("name")
+    queryset = Dataset.objects.present().annotate(image_count=Count("images")).order_by("name")
     serializer_class = DatasetSerializer

@@ -21,6 +21,7 @@ from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from ingest.bell import ring
+from ingest.duplicates import pair_same_pixels, pixel_hash
 from ingest.image_file import RejectedFile
 from ingest.importing import release_stuck_files, stored_original, stuck_files
 from ingest.models import FileState, Image, UploadedFile
@@ -195,6 +196,28 @@ def rebuild_pictures(image: Image, faults: set[str]) -> set[str]:
         default_storage.delete(name)
         store_once(name, picture, len(picture))
     return wanted
+
+
+def check_pixels(repair: bool = False) -> list[Finding]:
+    """Every image has the hash of its pixels; one that came in before there were any gets it of its file."""
+    unhashed = Finding("pixels_unknown", "images not yet compared by their pixels", is_problem=False)
+    for image in Image.objects.filter(pixel_hash="").order_by("pk").iterator():
+        unhashed.add(image.pk, repaired=repair and hash_pixels(image))
+    return [unhashed]
+
+
+def hash_pixels(image: Image) -> bool:
+    """Whether its file could be read."""
+    try:
+        content = stored_original(image.sha256)
+        pixels = read_image(content, frame=image.frame_number).frames[0].pixels
+    except RejectedFile:
+        return False
+    with transaction.atomic():
+        image.pixel_hash = pixel_hash(pixels)
+        Image.objects.filter(pk=image.pk).update(pixel_hash=image.pixel_hash)
+        pair_same_pixels([image])
+    return True
 
 
 def check_storage(repair: bool = False) -> list[Finding]:

@@ -1,9 +1,12 @@
 """The curators' pages of data sets."""
 
 import logging
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
 from django.db.models import Count
@@ -13,7 +16,10 @@ from django.utils.text import slugify
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from ingest.datasets import export, parts_of, split_by_group, splits_of
-from ingest.models import Dataset, FileState, UploadedFile
+from ingest.forms import ColumnsForm
+from ingest.models import Dataset, DatasetVersion, FileState, UploadedFile
+from ingest.trash import put_into_trash, restore
+from ingest.versions import export_version, freeze
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +51,9 @@ class SplitForm(forms.Form):
 @permission_required("ingest.view_dataset", raise_exception=True)
 def dataset_list(request: HttpRequest) -> HttpResponse:
     datasets = Dataset.objects.annotate(image_count=Count("images")).order_by("name")
-    return render(request, "ingest/dataset_list.html", {"datasets": datasets})
+    days = timedelta(days=settings.TRASH_DAYS)
+    trashed = [(each, each.trashed_at + days) for each in datasets.trashed() if each.trashed_at]
+    return render(request, "ingest/dataset_list.html", {"datasets": datasets.present(), "trashed": trashed})
 
 
 @require_http_methods(["GET", "POST"])
@@ -53,9 +61,10 @@ def dataset_list(request: HttpRequest) -> HttpResponse:
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_detail(request: HttpRequest, pk: int) -> HttpResponse:
     """What is in a data set; what is told of it is changed here."""
-    dataset = get_object_or_404(Dataset, pk=pk)
+    dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
     form = DatasetForm(request.user, request.POST or None, instance=dataset)
     if request.method == "POST" and form.is_valid():
+        form.instance.manifest_columns = ColumnsForm(request.POST).said()
         form.save()
         if "keeps_identifiers" in form.changed_data:
             keeps = "keeps" if dataset.keeps_identifiers else "no longer keeps"
@@ -80,9 +89,12 @@ def render_dataset(
         "split_form": split_form,
         "slices_form": slices_form or SlicesForm(instance=dataset),
         "left_out": UploadedFile.objects.filter(batch__dataset=dataset, state=FileState.LEFT_OUT).count(),
+        "columns": ColumnsForm(initial=dataset.manifest_columns),
         "parts": parts_of(dataset),
         "splits": [(names[split], *numbers) for split, numbers in sorted(splits_of(dataset).items())],
         "images": dataset.images.count(),
+        "versions": dataset.versions.select_related("created_by"),
+        "trash_days": settings.TRASH_DAYS,
     }
     return render(request, "ingest/dataset_detail.html", context, status=status)
 
@@ -91,7 +103,7 @@ def render_dataset(
 @login_required
 @permission_required("ingest.change_image", raise_exception=True)
 def dataset_split(request: HttpRequest, pk: int) -> HttpResponse:
-    dataset = get_object_or_404(Dataset, pk=pk)
+    dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
     form = SplitForm(request.POST)
     if not form.is_valid():
         return render_dataset(request, dataset, DatasetForm(request.user, instance=dataset), form, 422)
@@ -119,10 +131,58 @@ def dataset_slices(request: HttpRequest, pk: int) -> HttpResponse:
 @login_required
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
-    dataset = get_object_or_404(Dataset, pk=pk)
-    name = slugify(dataset.name) or f"dataset-{dataset.pk}"
+    dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
+    return zip_response(export(dataset), slugify(dataset.name) or f"dataset-{dataset.pk}")
+
+
+@require_POST
+@login_required
+@permission_required("ingest.change_dataset", raise_exception=True)
+def dataset_freeze(request: HttpRequest, pk: int) -> HttpResponse:
+    dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
+    name = request.POST.get("name", "").strip()
+    if not name or dataset.versions.filter(name=name).exists():
+        messages.warning(request, "Give the version a name that no other version of it has.")
+        return redirect("ingest:dataset_detail", pk)
+    version = freeze(dataset, name, request.user)
+    if version.name == name:
+        messages.success(request, f"Frozen as “{version.name}”: {version.images:,} images.")
+    else:
+        messages.info(request, f"Nothing has changed since the version “{version.name}”.")
+    return redirect("ingest:dataset_detail", pk)
+
+
+@require_GET
+@login_required
+@permission_required("ingest.change_dataset", raise_exception=True)
+def version_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
+    version = get_object_or_404(DatasetVersion, pk=pk)
+    return zip_response(export_version(version), slugify(str(version)) or f"version-{version.pk}")
+
+
+@require_POST
+@login_required
+@permission_required("ingest.change_dataset", raise_exception=True)
+def dataset_trash(request: HttpRequest, pk: int) -> HttpResponse:
+    dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
+    put_into_trash(dataset, request.user)
+    messages.success(request, f"{dataset} is in the trash, and in no search any more.")
+    return redirect("ingest:dataset_list")
+
+
+@require_POST
+@login_required
+@permission_required("ingest.change_dataset", raise_exception=True)
+def dataset_restore(request: HttpRequest, pk: int) -> HttpResponse:
+    dataset = get_object_or_404(Dataset.objects.trashed(), pk=pk)
+    restore(dataset)
+    messages.success(request, f"{dataset} is back.")
+    return redirect("ingest:dataset_list")
+
+
+def zip_response(pieces: Iterator[bytes], name: str) -> StreamingHttpResponse:
     return StreamingHttpResponse(
-        export(dataset),
+        pieces,
         content_type="application/zip",
         headers={"Content-Disposition": f'attachment; filename="{name}.zip"'},
     )

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from io import StringIO
 
@@ -90,26 +90,52 @@ class Sink:
         return data
 
 
+@dataclass(frozen=True)
+class Exported:
+    """An image, and the labels that it is exported with."""
+
+    image: Image
+    organ: str
+    modality: str
+    group: str
+    split: str
+
+
 def export(dataset: Dataset) -> Iterator[bytes]:
     """A zip of the renditions, as the network sees them, and a manifest.csv with their labels, in pieces.
 
     It can be imported again. Originals, whose tags may name patients, are not in it. A rendition that is gone
     is left out.
     """
+    images = dataset.images.select_related("organ").order_by("pk").iterator()
+    return zip_of(
+        Exported(
+            image,
+            image.organ.name if image.organ else "",
+            image.modality_id or "",
+            image.group_key,
+            image.split,
+        )
+        for image in images
+    )
+
+
+def zip_of(images: Iterable[Exported], comment: str = "") -> Iterator[bytes]:
+    """`comment` is the archive's own, which is no file in it."""
     sink, manifest = Sink(), StringIO()
     rows = csv.writer(manifest)
     rows.writerow(MANIFEST_COLUMNS)
     with zipfile.ZipFile(sink, "w") as archive:  # type: ignore[call-overload]
-        for image in dataset.images.select_related("organ").order_by("pk").iterator():
+        archive.comment = comment.encode()
+        for each in images:
             try:
-                with image.rendition.open() as file:
+                with each.image.rendition.open() as file:
                     content = file.read()
             except FileNotFoundError:
                 continue
-            organ = image.organ.name if image.organ else ""
-            path = f"{organ or 'unlabelled'}/{image.pk}.png"
+            path = f"{each.organ or 'unlabelled'}/{each.image.pk}.png"
             archive.writestr(path, content)
-            rows.writerow([path, organ, image.modality_id or "", image.group_key, image.split])
+            rows.writerow([path, each.organ, each.modality, each.group, each.split])
             yield sink.taken()
         archive.writestr("manifest.csv", manifest.getvalue())
     yield sink.taken()

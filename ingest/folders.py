@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
@@ -23,7 +23,7 @@ from ingest.labels import (
     manifest_path,
 )
 from ingest.models import LabelSource, UploadBatch, UploadedFile
-from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
+from ingest.receiving import IncomingFile, columns_for, manifest_among, open_batch, receive_all
 
 CHUNK_FILES = 32  # received, then imported, so that the first images can be found early
 
@@ -38,6 +38,7 @@ def import_path(
     *,
     makes_organs: bool = False,
     is_trusted: bool = False,
+    manifest_columns: Mapping[str, str] | None = None,
     on_progress: Progress = lambda done, total: None,
     **of_new_dataset: Any,
 ) -> UploadBatch:
@@ -50,7 +51,8 @@ def import_path(
     files = files_under(path)
     paths = [inside for file in files for inside in paths_inside(file, is_alone=len(files) == 1)]
     label_source = label_source or natural_label_source(paths)
-    manifest = manifest_among(files) if label_source == LabelSource.MANIFEST else None
+    columns = columns_for(dataset_name, manifest_columns or {})
+    manifest = manifest_among(files, columns=columns) if label_source == LabelSource.MANIFEST else None
     may_be_inside = bool(files) and all(map(holds_archive, files))
     if label_source == LabelSource.MANIFEST and manifest is None and not may_be_inside:
         raise ManifestError("There is no manifest.csv in the folder.")
@@ -60,6 +62,7 @@ def import_path(
         user,
         makes_organs=makes_organs,
         is_trusted=is_trusted,
+        manifest_columns=columns,
         **of_new_dataset,
     )
     import_rows(batch, receive_all(batch, files, manifest), len(paths), on_progress)

@@ -8,9 +8,9 @@ from django import forms
 from django.core.files.uploadedfile import UploadedFile as PostedFile
 
 from ingest.archives import is_archive
-from ingest.labels import ManifestError
+from ingest.labels import MANIFEST_COLUMNS, ManifestError
 from ingest.models import Dataset, LabelSource, SliceChoice
-from ingest.receiving import IncomingFile, manifest_among
+from ingest.receiving import IncomingFile, TrashError, columns_for, manifest_among, refuse_trashed
 from ingest.slices import SliceRule
 
 
@@ -26,6 +26,22 @@ class ManyFilesField(forms.FileField):
 
     def clean(self, data: Any, initial: Any = None) -> Any:
         return [super(ManyFilesField, self).clean(file) for file in data or []]
+
+
+class ColumnsForm(forms.Form):
+    """What the manifests of a data set call our columns. Empty: a common name is looked for."""
+
+    prefix = "column"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for ours in MANIFEST_COLUMNS:
+            widget = forms.TextInput({"list": "manifest-columns", "autocomplete": "off"})
+            self.fields[ours] = forms.CharField(max_length=200, required=False, label=ours, widget=widget)
+
+    def said(self) -> dict[str, str]:
+        self.is_valid()
+        return {ours: theirs for ours, theirs in self.cleaned_data.items() if theirs}
 
 
 class BatchForm(forms.Form):
@@ -53,6 +69,18 @@ class BatchForm(forms.Form):
     folder = ManyFilesField(required=False, label="A folder")
     paths = forms.CharField(required=False, widget=forms.HiddenInput)
 
+    def __init__(self, data: Any = None, files: Any = None) -> None:
+        super().__init__(data, files)
+        self.columns = ColumnsForm(data)
+
+    def clean_dataset(self) -> str:
+        name = str(self.cleaned_data["dataset"])
+        try:
+            refuse_trashed(name)
+        except TrashError as error:
+            raise forms.ValidationError(str(error)) from error
+        return name
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
         posted: list[PostedFile] = [*cleaned.get("loose_files", []), *cleaned.get("folder", [])]
@@ -60,7 +88,9 @@ class BatchForm(forms.Form):
             raise forms.ValidationError("Choose files, a folder or an archive.")
         cleaned["incoming"] = files = incoming_files(posted, self.posted_paths())
         try:
-            cleaned["manifest"] = manifest_among(files)
+            columns = columns_for(cleaned.get("dataset", ""), self.columns.said())
+            cleaned["manifest_columns"] = columns
+            cleaned["manifest"] = manifest_among(files, columns=columns)
         except ManifestError as error:
             raise forms.ValidationError(str(error)) from error
         needs_manifest = cleaned.get("label_source") == LabelSource.MANIFEST and not cleaned["manifest"]
@@ -83,7 +113,7 @@ class BatchForm(forms.Form):
 
     @property
     def dataset_names(self) -> list[str]:
-        return list(Dataset.objects.values_list("name", flat=True))
+        return list(Dataset.objects.present().values_list("name", flat=True))
 
 
 def incoming_files(posted: Sequence[PostedFile], paths: Sequence[str]) -> list[IncomingFile]:

@@ -24,6 +24,7 @@ from ingest.deidentifying import (
     tags_without_words,
     without_words,
 )
+from ingest.duplicates import pair_same_pixels, pixel_hash
 from ingest.image_file import Frame, LeftOut, ReadImage, RejectedFile
 from ingest.labels import modality_code, organ_of_body_part
 from ingest.masking import masked
@@ -33,13 +34,12 @@ from ingest.models import (
     Image,
     ImageQuerySet,
     LabelSource,
-    Modality,
     QuarantinedFile,
     UploadBatch,
     UploadedFile,
     UploadedFileQuerySet,
 )
-from ingest.naming import organ_meant
+from ingest.naming import modality_meant, organ_meant
 from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
 from ingest.quarantine import decision_on, hold, reason_to_hold
 from ingest.reading import read_image
@@ -181,7 +181,8 @@ def reject(row: UploadedFile, code: str, sentence: str, state: str = FileState.R
 def read_and_store(row: UploadedFile) -> list[int]:
     """Make the images of a locked row, find that they exist, or hold the file back for a person's eye."""
     existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
-    if finish_as_duplicate(row, existing):
+    merged = UploadedFile.objects.filter(sha256=row.sha256, reason_code="merged").values("duplicate_of")
+    if finish_as_duplicate(row, existing) or finish_as_duplicate(row, Image.objects.filter(pk__in=merged)):
         return []
     content, decision = stored_original(row.sha256), decision_on(row)
     is_masked = decision is not None and decision.decision == Decision.MASK
@@ -198,6 +199,7 @@ def read_and_store(row: UploadedFile) -> list[int]:
     try:
         with transaction.atomic():
             images = Image.objects.bulk_create(images_of(row, image, kept))
+            pair_same_pixels(images)
     except IntegrityError:  # another worker stored the same bytes meanwhile
         if finish_as_duplicate(row, existing.all()):
             return []
@@ -243,7 +245,10 @@ def finish(row: UploadedFile, state: FileState) -> None:
 
 
 def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
-    """Finish a row whose bytes are in the collection, giving their images the labels that they lack."""
+    """Finish a row whose bytes are in the collection, giving their images the labels that they lack.
+
+    Images in the trash come out of it, into the data set that the file came for.
+    """
     first = existing.first()
     if first is None:
         return False
@@ -251,7 +256,9 @@ def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
         organ = organ_meant(row.organ_name, makes_organs=row.batch.makes_organs)
         existing.filter(organ=None).update(organ=organ, incoming_organ=row.organ_name)
     if row.modality_code:
-        existing.filter(modality=None).update(modality=modality_coded(row.modality_code))
+        modality = modality_meant(row.modality_code, makes=row.batch.makes_organs)
+        existing.filter(modality=None).update(modality=modality, incoming_modality=row.modality_code)
+    existing.filter(dataset__trashed_at__isnull=False).update(dataset=row.batch.dataset_id)
     if first.deidentification:
         tidy_duplicate(row, first)
     row.duplicate_of, row.reason_code = first, "duplicate"
@@ -279,6 +286,7 @@ def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[I
     organ = row.organ_name
     if not organ and row.batch.label_source == LabelSource.DICOM:
         organ = organ_of_body_part(image.body_part_examined)
+    modality = row.modality_code or modality_code(image.modality)
     common = {
         "dataset_id": row.batch.dataset_id,
         "uploaded_file": row,
@@ -288,7 +296,8 @@ def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[I
         "deidentification": " ".join(kept.methods),
         "organ": organ_meant(organ, makes_organs=row.batch.makes_organs),
         "incoming_organ": organ,
-        "modality": modality_coded(row.modality_code or modality_code(image.modality)),
+        "modality": modality_meant(modality, makes=row.batch.makes_organs),
+        "incoming_modality": modality,
         "split": row.split,
         "patient_key": patient_key_of(image),
         "study_key": keyed_hash(image.study_instance_uid),
@@ -322,10 +331,7 @@ def stored_frame(sha256: str, frame: Frame, *, anew: bool = False) -> dict[str, 
         "frame_number": frame.frame_number,
         "rows": frame.pixels.shape[0],
         "columns": frame.pixels.shape[1],
+        "pixel_hash": pixel_hash(frame.pixels),
         "rendition": store_once(rendition_name(sha256, frame.frame_number), rendition, len(rendition)),
         "preview": store_once(preview_name(sha256, frame.frame_number), picture, len(picture)),
     }
-
-
-def modality_coded(code: str) -> Modality | None:
-    return Modality.objects.get_or_create(code=code)[0] if code else None

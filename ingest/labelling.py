@@ -8,7 +8,17 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
-from ingest.models import Image, ImageQuerySet, LabelChange, LabelEdit, LabelOrigin, OrganClass
+from ingest.models import (
+    Image,
+    ImageQuerySet,
+    LabelChange,
+    LabelEdit,
+    LabelOrigin,
+    Modality,
+    ModalityName,
+    OrganClass,
+    OrganName,
+)
 
 LABELS = {"organ": "organ_id", "modality": "modality_id", "split": "split"}  # attribute: its column
 LABELLED_AT_ONCE = 5_000  # images
@@ -76,7 +86,8 @@ def change(edit: LabelEdit, images: ImageQuerySet, given: dict[str, int | str]) 
 def undo(edit: LabelEdit, user: User | AnonymousUser | None) -> int:
     """Give the images their earlier labels back, but for those that were labelled since.
 
-    Returns how many labels were changed back. An edit is undone once.
+    Returns how many labels were changed back. An edit is undone once. A class that was merged away comes back
+    with the merge that is undone; in other edits it is what it was merged into.
     """
     with transaction.atomic():
         held = LabelEdit.objects.select_for_update().get(pk=edit.pk)
@@ -95,10 +106,29 @@ def undo(edit: LabelEdit, user: User | AnonymousUser | None) -> int:
         kinds = other.order_by("attribute", "before", "after").values_list("attribute", "before", "after")
         for attribute, before, after in list(kinds.distinct()):
             same = other.filter(attribute=attribute, before=before, after=after)
+            earlier = as_column(attribute, label_now(held, attribute, before))
             changed += Image.objects.filter(
                 pk__in=same.values("image"), **{LABELS[attribute]: as_column(attribute, after)}
-            ).update(**{LABELS[attribute]: as_column(attribute, before)})
+            ).update(**{LABELS[attribute]: earlier})
     return changed
+
+
+def label_now(edit: LabelEdit, attribute: str, before: str) -> str:
+    """An earlier label, as it is to be given back by undoing the edit."""
+    is_merge = edit.origin == LabelOrigin.MERGE
+    if attribute == "organ" and before and not OrganClass.objects.filter(pk=before).exists():
+        former = OrganName.objects.filter(former_key=before).first()
+        if not (is_merge and former):
+            return as_text(former.organ_id) if former else ""
+        OrganClass.objects.create(pk=int(before), name=former.name)
+        former.delete()
+    if attribute == "modality" and before and not Modality.objects.filter(code=before).exists():
+        known = ModalityName.objects.filter(name=before).first()
+        if known and not is_merge:
+            return as_text(known.modality_id)
+        Modality.objects.create(code=before)
+        ModalityName.objects.filter(name=before).delete()
+    return before
 
 
 def in_words(given: dict[str, int | str]) -> str:

@@ -2,8 +2,8 @@
 
 import csv
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 
 from django.utils.text import slugify
@@ -11,7 +11,25 @@ from django.utils.text import slugify
 from ingest.models import LabelSource, Split
 
 MANIFEST_NAME = "manifest.csv"
-MANIFEST_NEEDS = ("path", "organ")  # modality, group_id and split are optional
+MANIFEST_NEEDS = ("path", "organ")  # the others are optional
+# Our columns, and what others call them: in small letters and digits, the likeliest first.
+MANIFEST_COLUMNS = {
+    "path": (
+        "path",
+        "file",
+        "filename",
+        "filepath",
+        "image",
+        "imagepath",
+        "imagefile",
+        "imagename",
+        "imageid",
+    ),
+    "organ": ("organ", "label", "class", "organname", "bodypart", "bodypartexamined", "anatomy", "category"),
+    "modality": ("modality",),
+    "group_id": ("groupid", "group", "patient", "patientid", "subject", "subjectid", "case", "caseid"),
+    "split": ("split", "subset", "partition", "set"),
+}
 MANIFEST_BYTES = 64 * 2**20
 PATH_LENGTH = 1024
 ARCHIVE_NAMES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz")
@@ -67,6 +85,7 @@ class Manifest:
 
     path: str
     claims: dict[str, Claims]
+    unused: list[str] = field(default_factory=list)  # columns that say nothing to us
 
 
 def clean_path(path: str) -> str:
@@ -136,8 +155,35 @@ def manifest_path(paths: Iterable[str]) -> str | None:
     return nested if nested in paths else None
 
 
-def read_manifest(content: bytes, path: str = MANIFEST_NAME) -> Manifest:
-    """Read a manifest.csv found at `path`; its own paths are relative to its folder. Raises ManifestError."""
+def columns_among(names: Sequence[str], said: Mapping[str, str]) -> dict[str, str]:
+    """By our name of a column, the manifest's: the one that somebody said, else one of a common name.
+
+    Raises ManifestError where one that is needed is not there, or one that was said and nothing in its place.
+    """
+    by_word = {re.sub(r"[^a-z0-9]", "", name.lower()): name for name in reversed(names)}
+    found: dict[str, str] = {}
+    for ours, words in MANIFEST_COLUMNS.items():
+        candidates = [said.get(ours, ""), *(by_word.get(word, "") for word in words)]
+        free = (name for name in candidates if name and name in names and name not in found.values())
+        found[ours] = next(free, "")
+    lacking = [
+        said.get(ours) or ours for ours in found if not found[ours] and ours in (*MANIFEST_NEEDS, *said)
+    ]
+    if lacking:
+        raise ManifestError(
+            f"The manifest lacks the column {' and the column '.join(lacking)}. "
+            f"Its columns are: {', '.join(filter(None, names))[:300]}."
+        )
+    return found
+
+
+def read_manifest(
+    content: bytes, path: str = MANIFEST_NAME, columns: Mapping[str, str] | None = None
+) -> Manifest:
+    """Read a manifest.csv found at `path`; its own paths are relative to its folder. Raises ManifestError.
+
+    columns: what it calls our columns, where somebody said so: {ours: theirs}.
+    """
     try:
         text = content.decode("utf-8-sig")
         delimiter = ";" if ";" in text.split("\n", 1)[0] else ","
@@ -146,15 +192,13 @@ def read_manifest(content: bytes, path: str = MANIFEST_NAME) -> Manifest:
         raise ManifestError("The manifest is not a CSV file in UTF-8.") from error
     if not rows:
         raise ManifestError("The manifest has no rows.")
-    if missing := [name for name in MANIFEST_NEEDS if name not in rows[0]]:
-        raise ManifestError(f"The manifest lacks the column {' and the column '.join(missing)}.")
+    names = [name for name in rows[0] if name is not None]
+    theirs = columns_among(names, columns or {})
     folder = path.rpartition("/")[0]
     claims = {}
     for row in rows:
-        value = {
-            name: (row.get(name) or "").strip() for name in ("path", "organ", "modality", "group_id", "split")
-        }
+        value = {ours: (row.get(name) or "").strip() for ours, name in theirs.items()}
         if value["path"]:
             key = clean_path(f"{folder}/{value['path']}")
             claims[key] = Claims(value["organ"], value["modality"], value["group_id"], value["split"])
-    return Manifest(path, claims)
+    return Manifest(path, claims, [name for name in names if name and name not in theirs.values()])

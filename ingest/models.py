@@ -17,6 +17,7 @@ class OrganClass(models.Model):
     """A body organ, the label that the network learns (the paper's class)."""
 
     name = models.SlugField(max_length=64, unique=True)
+    description = models.TextField(blank=True, help_text="What belongs to it and what does not.")
 
     class Meta:
         ordering = ["name"]
@@ -32,6 +33,9 @@ class OrganName(models.Model):
     name = models.SlugField(max_length=64, unique=True)
     organ = models.ForeignKey(OrganClass, models.SET_NULL, null=True, blank=True, related_name="other_names")
     is_ignored = models.BooleanField(default=False, help_text="It names no organ of the collection.")
+    former_key = models.BigIntegerField(
+        null=True, editable=False, help_text="Of the class that had this name until it was merged."
+    )
     created_at = models.DateTimeField(auto_now_add=True)
     decided_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
@@ -50,6 +54,7 @@ class Modality(models.Model):
 
     code = models.CharField(max_length=16, primary_key=True)
     name = models.CharField(max_length=64, blank=True)
+    description = models.TextField(blank=True, help_text="What belongs to it and what does not.")
 
     class Meta:
         ordering = ["code"]
@@ -75,6 +80,34 @@ class BurnedInText(models.TextChoices):
     TRUSTED = "trusted", "hold nothing back: the files are free of it"
 
 
+class ModalityName(models.Model):
+    """A code that came with files and is no modality's: what it means is decided once (ingest/naming.py)."""
+
+    name = models.CharField(max_length=16, unique=True, help_text="Letters and digits, in capitals.")
+    modality = models.ForeignKey(Modality, models.SET_NULL, null=True, blank=True, related_name="other_names")
+    is_ignored = models.BooleanField(default=False, help_text="It names no modality of the collection.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class DatasetQuerySet(models.QuerySet["Dataset"]):
+    def present(self) -> "DatasetQuerySet":
+        """Those that are not in the trash."""
+        return self.filter(trashed_at=None)
+
+    def trashed(self) -> "DatasetQuerySet":
+        return self.filter(trashed_at__isnull=False)
+
+
 class Dataset(models.Model):
     """A named collection of images that came in together or belong together."""
 
@@ -97,8 +130,17 @@ class Dataset(models.Model):
         default=False,
         help_text="DICOM files that come in from now on are kept as they are, with the patients' names.",
     )
+    manifest_columns: models.JSONField[Any, Any] = models.JSONField(
+        default=dict, blank=True, help_text="What its manifests call our columns: {ours: theirs}."
+    )
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
+    trashed_at = models.DateTimeField(null=True, blank=True, editable=False)
+    trashed_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, editable=False, related_name="+"
+    )
+
+    objects = DatasetQuerySet.as_manager()
 
     class Meta:
         ordering = ["name"]
@@ -110,6 +152,32 @@ class Dataset(models.Model):
     @property
     def slice_rule(self) -> SliceRule:
         return SliceRule(self.slice_choice, self.slice_step, settings.MAX_FRAMES_PER_FILE)
+
+
+class DatasetVersion(models.Model):
+    """What was in a data set at one time, for good: its images and their labels, listed in a stored file."""
+
+    dataset = models.ForeignKey(
+        Dataset, models.SET_NULL, null=True, related_name="versions", help_text="Empty: deleted since."
+    )
+    dataset_name = models.CharField(max_length=120, help_text="When it was frozen.")
+    name = models.CharField(max_length=64)
+    images = models.PositiveIntegerField()
+    sha256 = models.CharField(max_length=64, help_text="Of the list, before it is compressed.")
+    listing = models.FileField(max_length=200, help_text="The list: CSV, compressed by gzip.")
+    created_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering = ["-id"]
+        constraints = [
+            models.UniqueConstraint(fields=["dataset", "name"], name="one_dataset_version_of_a_name"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.dataset_name}, {self.name}"
 
 
 class LabelSource(models.TextChoices):
@@ -218,6 +286,7 @@ class UploadedFile(models.Model):
                 condition=Q(state__in=["queued", "reading", "quarantined"]) | Q(is_retryable=True),
             ),
             models.Index(fields=["batch", "finished_at"], name="uploadedfile_finished"),
+            models.Index(fields=["sha256"], name="uploadedfile_merged", condition=Q(reason_code="merged")),
         ]
 
     def __str__(self) -> str:
@@ -264,12 +333,16 @@ class Split(models.TextChoices):
 
 
 class ImageQuerySet(models.QuerySet["Image"]):
+    def present(self) -> "ImageQuerySet":
+        """Those whose data set is not in the trash."""
+        return self.filter(dataset__trashed_at=None)
+
     def labelled(self) -> "ImageQuerySet":
         return self.filter(organ__isnull=False)
 
     def for_training(self) -> "ImageQuerySet":
         """Labelled images that are not held out for testing."""
-        return self.labelled().exclude(split=Split.TEST)
+        return self.present().labelled().exclude(split=Split.TEST)
 
 
 def words_of_image() -> Func:
@@ -317,6 +390,9 @@ class Image(models.Model):
     incoming_organ = models.CharField(
         max_length=64, blank=True, help_text="The organ's name as it came with the file, as a slug."
     )
+    incoming_modality = models.CharField(
+        max_length=16, blank=True, help_text="The modality as it came with the file, in capitals."
+    )
     body_part_examined = models.CharField(max_length=64, blank=True, help_text="The file's own claim.")
     split = models.CharField(max_length=8, choices=Split, blank=True)
 
@@ -331,6 +407,9 @@ class Image(models.Model):
     transfer_syntax_uid = models.CharField(max_length=64, blank=True)
     rows = models.PositiveIntegerField()
     columns = models.PositiveIntegerField()
+    pixel_hash = models.CharField(
+        max_length=64, blank=True, help_text="SHA-256 of the grey pixels as they are shown, and their size."
+    )
     bits_stored = models.PositiveSmallIntegerField()
     tags: models.JSONField[Any, Any] = models.JSONField(
         default=dict, blank=True, help_text="Permitted DICOM attributes by keyword."
@@ -365,6 +444,10 @@ class Image(models.Model):
             models.Index(fields=["series_key"], name="image_series", condition=~Q(series_key="")),
             models.Index(fields=["incoming_organ"], name="image_unlabelled", condition=Q(organ=None)),
             models.Index(fields=["original"], name="image_original"),
+            models.Index(
+                fields=["incoming_modality"], name="image_without_modality", condition=Q(modality=None)
+            ),
+            models.Index(fields=["pixel_hash"], name="image_pixels"),
             GinIndex(fields=["words"], name="image_words"),
         ]
         constraints = [
@@ -375,6 +458,48 @@ class Image(models.Model):
         return f"image {self.pk}"
 
 
+class Likeness(models.TextChoices):
+    """How two images of different files are the same. Files of the same bytes are one image."""
+
+    PIXELS = "pixels", "same pixels"
+    NEAR = "near", "nearly the same"
+
+
+class DuplicatePairQuerySet(models.QuerySet["DuplicatePair"]):
+    def open(self) -> "DuplicatePairQuerySet":
+        """Those nobody has decided on, of images that are not in the trash."""
+        return self.filter(
+            is_different=False, first__dataset__trashed_at=None, second__dataset__trashed_at=None
+        )
+
+
+class DuplicatePair(models.Model):
+    """Two images that may be one, or that a person has said to be different."""
+
+    first = models.ForeignKey(Image, models.CASCADE, related_name="+", help_text="The older one.")
+    second = models.ForeignKey(Image, models.CASCADE, related_name="+")
+    likeness = models.CharField(max_length=8, choices=Likeness)
+    is_different = models.BooleanField(default=False, help_text="A person says so; it does not come again.")
+    found_at = models.DateTimeField(auto_now_add=True)
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+
+    objects = DuplicatePairQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["id"]
+        constraints = [
+            models.UniqueConstraint(fields=["first", "second"], name="pair_once"),
+            models.CheckConstraint(condition=Q(first__lt=F("second")), name="pair_in_order"),
+        ]
+        indexes = [models.Index(fields=["likeness", "id"], name="pair_open", condition=Q(is_different=False))]
+
+    def __str__(self) -> str:
+        return f"images {self.first_id} and {self.second_id}"
+
+
 class LabelOrigin(models.TextChoices):
     """Where people label."""
 
@@ -382,6 +507,8 @@ class LabelOrigin(models.TextChoices):
     NAME = "name", "a decision on its name"
     ADMIN = "admin", "the admin"
     SPLIT = "split", "a split by patient"
+    MERGE = "merge", "a merge of classes"
+    DUPLICATE = "duplicate", "a merge of duplicates"
 
 
 class LabelEdit(models.Model):

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -50,6 +50,16 @@ class IncomingFile:
     claims: Claims = NO_CLAIMS
 
 
+class TrashError(Exception):
+    """A data set in the trash takes nothing in; its text is a sentence for the person."""
+
+
+def refuse_trashed(dataset_name: str) -> None:
+    """Raises TrashError."""
+    if Dataset.objects.trashed().filter(name=dataset_name.strip()).exists():
+        raise TrashError("The data set of this name is in the trash. Restore it, or choose another name.")
+
+
 def open_batch(
     dataset_name: str,
     label_source: str,
@@ -57,14 +67,23 @@ def open_batch(
     *,
     makes_organs: bool = False,
     is_trusted: bool = False,
+    manifest_columns: Mapping[str, str] | None = None,
     **of_new_dataset: Any,
 ) -> UploadBatch:
-    """A new batch into the data set of that name, which is made if there is none, with the fields given."""
+    """A new batch into the data set of that name, which is made if there is none, with the fields given.
+
+    manifest_columns: what its manifests call our columns, kept with the data set where it is given. Raises
+    TrashError.
+    """
+    refuse_trashed(dataset_name)
     creator = user if isinstance(user, User) else None
     with transaction.atomic():
         dataset, _created = Dataset.objects.get_or_create(
             name=dataset_name.strip(), defaults={"created_by": creator, **of_new_dataset}
         )
+        if manifest_columns:
+            dataset.manifest_columns = dict(manifest_columns)
+            dataset.save(update_fields=["manifest_columns"])
         return UploadBatch.objects.create(
             dataset=dataset,
             label_source=label_source,
@@ -114,7 +133,17 @@ def reject_unread(row: UploadedFile, code: str, sentence: str) -> UploadedFile:
     return row
 
 
-def manifest_among(files: Sequence[IncomingFile], folder: str = "") -> Manifest | None:
+def columns_for(dataset_name: str, said: Mapping[str, str]) -> dict[str, str]:
+    """What manifests call our columns: as somebody says now, else as was said for the data set before."""
+    if given := {ours: theirs for ours, theirs in said.items() if theirs}:
+        return given
+    known = Dataset.objects.filter(name=dataset_name.strip()).values_list("manifest_columns", flat=True)
+    return known.first() or {}
+
+
+def manifest_among(
+    files: Sequence[IncomingFile], folder: str = "", columns: Mapping[str, str] | None = None
+) -> Manifest | None:
     """The manifest.csv that came with the files, which all lie in `folder`. Raises ManifestError."""
     by_path = {clean_path(file.path).removeprefix(f"{folder}/"): file for file in files}
     path = manifest_path(by_path)
@@ -125,7 +154,7 @@ def manifest_among(files: Sequence[IncomingFile], folder: str = "") -> Manifest 
         content = stream.read(MANIFEST_BYTES + 1)
     if len(content) > MANIFEST_BYTES:
         raise ManifestError(f"The manifest is larger than {MANIFEST_BYTES // 2**20} MB.")
-    return read_manifest(content, clean_path(f"{folder}/{path}"))
+    return read_manifest(content, clean_path(f"{folder}/{path}"), columns)
 
 
 def receive_all(
@@ -198,7 +227,7 @@ def receive_members(
             IncomingFile(f"{folder}/{clean_path(member.path)}", partial(inflated, member), claims)
             for member in members
         ]
-        if own := manifest_among(files, folder):
+        if own := manifest_among(files, folder, batch.dataset.manifest_columns):
             yield from receive_named(batch, files, own, allowance)
         elif manifest is None and batch.label_source == LabelSource.MANIFEST and claims == NO_CLAIMS:
             raise ManifestError("The archive has no manifest.csv in its root.")

@@ -4,7 +4,9 @@ from typing import Any
 
 from rest_framework import serializers
 
+from ingest.labels import MANIFEST_COLUMNS
 from ingest.models import Dataset, FileState, LabelSource, Modality, OrganClass, UploadBatch, UploadedFile
+from ingest.receiving import TrashError, refuse_trashed
 
 
 class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
@@ -17,14 +19,40 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
         default=False,
         help_text="No text that tells who a patient is, is burned into the pictures: none is held back.",
     )
+    manifest_columns = serializers.DictField(
+        source="dataset.manifest_columns",
+        child=serializers.CharField(max_length=200),
+        required=False,
+        help_text="What manifests call our columns, {ours: theirs}; kept with the data set.",
+    )
     state = serializers.SerializerMethodField(help_text="empty, importing or finished")
     files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
 
     class Meta:
         model = UploadBatch
         fields = [
-            "id", "dataset", "label_source", "makes_organs", "is_trusted", "created_at", "state", "files",
-        ]  # fmt: skip
+            "id",
+            "dataset",
+            "label_source",
+            "makes_organs",
+            "is_trusted",
+            "manifest_columns",
+            "created_at",
+            "state",
+            "files",
+        ]
+
+    def validate_dataset(self, name: str) -> str:
+        try:
+            refuse_trashed(name)
+        except TrashError as error:
+            raise serializers.ValidationError(str(error)) from error
+        return name
+
+    def validate_manifest_columns(self, columns: dict[str, str]) -> dict[str, str]:
+        if unknown := columns.keys() - MANIFEST_COLUMNS.keys():
+            raise serializers.ValidationError(f"There is no column {', '.join(sorted(unknown))}.")
+        return columns
 
     def get_state(self, batch: Any) -> str:
         if not batch.files_total:

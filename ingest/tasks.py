@@ -6,6 +6,7 @@ from ingest.bell import ring
 from ingest.importing import import_queued
 from ingest.ledger import forget_rejected
 from ingest.models import FileState, UploadedFile
+from ingest.trash import empty_trash as empty
 
 WORK_SECONDS = 20  # then to the back of the queue
 
@@ -22,3 +23,9 @@ def import_queued_files() -> None:
 def forget_rejected_files() -> None:
     """Delete the bytes of files that were rejected long ago."""
     forget_rejected()
+
+
+@shared_task(name="ingest.empty_trash")
+def empty_trash() -> None:
+    """Delete data sets that were put into the trash long ago."""
+    empty()

@@ -17,7 +17,12 @@ urlpatterns = [
     path(
         "quarantine/<int:pk>/<int:frame>.jpg", quarantine_views.quarantine_picture, name="quarantine_picture"
     ),
+    path("datasets/<int:pk>/freeze/", dataset_views.dataset_freeze, name="dataset_freeze"),
+    path("datasets/<int:pk>/trash/", dataset_views.dataset_trash, name="dataset_trash"),
+    path("datasets/<int:pk>/restore/", dataset_views.dataset_restore, name="dataset_restore"),
+    path("datasets/versions/<int:pk>/export.zip", dataset_views.version_export, name="version_export"),
     path("names/", views.names, name="names"),
+    path("names/modality/", views.modality_name, name="modality_name"),
     path("<int:pk>/", views.batch_detail, name="batch_detail"),
     path("<int:pk>/cancel/", views.batch_cancel, name="batch_cancel"),
     path("<int:pk>/retry/", views.batch_retry, name="batch_retry"),

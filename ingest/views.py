@@ -13,8 +13,15 @@ from django_htmx.middleware import HtmxDetails
 from ingest.bell import ring
 from ingest.forms import BatchForm
 from ingest.ledger import NOT_IMPORTED, cancel, causes_of, pace_of, retry
-from ingest.models import FileState, OrganClass, OrganName, UploadBatch
-from ingest.naming import decide, undecided, waiting_names
+from ingest.models import FileState, Modality, ModalityName, OrganClass, OrganName, UploadBatch
+from ingest.naming import (
+    decide,
+    decide_modality,
+    undecided,
+    undecided_modalities,
+    waiting_modalities,
+    waiting_names,
+)
 from ingest.quarantine import undecided as quarantined
 from ingest.receiving import open_batch, receive_all
 from ingest.reports import csv_report
@@ -33,7 +40,7 @@ class HtmxRequest(HttpRequest):
 def batch_list(request: HttpRequest) -> HttpResponse:
     batches = UploadBatch.objects.with_counts().select_related("dataset", "created_by").order_by("-id")
     page = Paginator(batches, BATCHES_PER_PAGE).get_page(request.GET.get("page"))
-    context = {"page": page, "undecided": undecided().count(), "quarantined": quarantined().count()}
+    context = {"page": page, **waiting_counts(), "quarantined": quarantined().count()}
     return render(request, "ingest/batch_list.html", context)
 
 
@@ -49,8 +56,12 @@ def batch_create(request: HttpRequest) -> HttpResponse:
             request.user,
             makes_organs=form.cleaned_data["makes_organs"],
             is_trusted=form.cleaned_data["is_trusted"],
+            manifest_columns=form.cleaned_data["manifest_columns"],
             **form.slices(),
         )
+        if (manifest := form.cleaned_data["manifest"]) and manifest.unused:
+            unused = ", ".join(manifest.unused)[:300]
+            messages.info(request, f"Columns of the manifest that were not used: {unused}.")
         for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
             pass
         ring("ingest.import_queued_files")
@@ -95,9 +106,14 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "page": page,
         "done": batch.files_total - unfinished,
         "is_finished": not unfinished,
-        "undecided": undecided().count(),
+        **waiting_counts(),
         "quarantined": counts[FileState.QUARANTINED],
     }
+
+
+def waiting_counts() -> dict[str, int]:
+    """How many names wait for a decision."""
+    return {"undecided": undecided().count(), "undecided_modalities": undecided_modalities().count()}
 
 
 @require_POST
@@ -142,7 +158,12 @@ def counted(files: int) -> str:
 def names(request: HttpRequest) -> HttpResponse:
     """Organ names that wait for a decision. "class" makes a class of that name; "organ" takes another."""
     if request.method == "GET":
-        context = {"names": waiting_names(), "organs": OrganClass.objects.all()}
+        context = {
+            "names": waiting_names(),
+            "organs": OrganClass.objects.all(),
+            "modality_names": waiting_modalities(),
+            "modalities": Modality.objects.all(),
+        }
         return render(request, "ingest/names.html", context)
     meaning = request.POST.get("meaning", "")
     chosen = undecided().filter(name__in=request.POST.getlist("name"))
@@ -161,3 +182,22 @@ def decide_as(name: OrganName, meaning: str, other: OrganClass | None, request: 
     decide(name, other if meaning != "none" else None, request.user)
     means = f"means {other}" if other and meaning != "none" else "names no organ"
     messages.success(request, f"From now on {name} {means}.")
+
+
+@require_POST
+@login_required
+@permission_required("ingest.add_organclass", raise_exception=True)
+def modality_name(request: HttpRequest) -> HttpResponse:
+    """As `names`, of a code that is no modality's yet."""
+    name: ModalityName = get_object_or_404(undecided_modalities(), name=request.POST.get("name", ""))
+    meaning = request.POST.get("meaning", "")
+    modality = Modality.objects.filter(code=request.POST.get("modality", "")).first()
+    if meaning == "class":
+        modality, _created = Modality.objects.get_or_create(code=name.name)
+    if meaning == "none" or (meaning in ("class", "modality") and modality):
+        decide_modality(name, None if meaning == "none" else modality, request.user)
+        means = "names no modality" if meaning == "none" else f"means {modality}"
+        messages.success(request, f"From now on {name} {means}.")
+    else:
+        messages.warning(request, "Choose a modality of the list.")
+    return redirect("ingest:names")

@@ -35,9 +35,17 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
     def progress_percent(self, run: TrainingRun) -> str:
         return f"{run.fraction_done:.0%}"
 
+    @admin.display(description="what was in the data sets")
+    def versions(self, run: TrainingRun) -> str:
+        return "; ".join(f"{each} ({each.images:,} images)" for each in run.dataset_versions.all()) or "-"
+
     def get_fields(self, request: HttpRequest, obj: TrainingRun | None = None) -> Any:
         asked = list(TrainingRunForm.Meta.fields)
-        return asked if obj is None else [*asked, "created_by", "created_at", "started_at", "finished_at"]
+        return (
+            asked
+            if obj is None
+            else [*asked, "versions", "created_by", "created_at", "started_at", "finished_at"]
+        )
 
     def has_change_permission(self, request: HttpRequest, obj: TrainingRun | None = None) -> bool:
         return False

@@ -8,8 +8,10 @@ from django.conf import settings
 from numpy.typing import NDArray
 
 from ingest.models import Dataset, Image, ImageQuerySet, Split
+from ingest.naming import current_modalities, current_organs
 from ml.calibration import measure_calibration
 from ml.models import Evaluation, ModelVersion
+from ml.outputs import by_class
 from ml.protocol import Described, Progress, measure_classification, measure_retrieval
 from ml.training_images import images_to_learn_from, read_renditions
 
@@ -27,7 +29,7 @@ def evaluate(
     from ml.serving import describer_for
 
     chosen = list(datasets)
-    test_images = Image.objects.labelled().filter(split=Split.TEST)
+    test_images = Image.objects.present().labelled().filter(split=Split.TEST)
     test_images = test_images.filter(dataset__in=chosen) if chosen else test_images
     numbers = [test_images.count(), images_to_learn_from(chosen).count()]
     steps = sum(numbers) + numbers[0]  # every image is described, every query ranks
@@ -59,9 +61,10 @@ def names_of_labels(version: ModelVersion, images: ImageQuerySet) -> tuple[list[
     """Organs and modalities: the version's, in its order, then those that it has never seen."""
     labels = set(images.order_by().values_list("organ__name", "modality_id").distinct())
     organs, modalities = ({organ for organ, _ in labels}, {code for _, code in labels if code})
+    known_organs, known_modalities = current_organs(version.organs), current_modalities(version.modalities)
     return (
-        [*version.organs, *sorted(organs - set(version.organs))],
-        [*version.modalities, *sorted(modalities - set(version.modalities))],
+        [*dict.fromkeys(known_organs), *sorted(organs - set(known_organs))],
+        [*dict.fromkeys(known_modalities), *sorted(modalities - set(known_modalities))],
     )
 
 
@@ -72,21 +75,23 @@ def describe(
     modalities: list[str],
     on_progress: Callable[[int], None],
 ) -> tuple[Described, NDArray[np.float32]]:
-    """Also the organ probabilities, float32 (N, organs of the version)."""
+    """Also the organ probabilities, float32 (N, organs of the version, each once)."""
     from ml.serving import describer_for
 
     describer = describer_for(version.pk)
+    known_organs, known_modalities = current_organs(version.organs), current_modalities(version.modalities)
     rows = list(images.order_by("pk").values_list("rendition", "organ__name", "modality_id", "group_key"))
     fc1 = np.empty((len(rows), 4096), np.float32)
-    probabilities = np.empty((len(rows), len(version.organs)), np.float32)
+    probabilities = np.empty((len(rows), len(set(known_organs))), np.float32)
     seen_modality = np.full(len(rows), -1, np.intp)
     for start in range(0, len(rows), CHUNK):
         part = slice(start, start + CHUNK)
         names = [row[0] for row in rows[part]]
         seen = describer.describe(read_renditions(names, Path(settings.DATA_DIR), lambda _: None))
-        fc1[part], probabilities[part] = seen.fc1, seen.organ_probabilities
+        fc1[part] = seen.fc1
+        _, probabilities[part] = by_class(known_organs, seen.organ_probabilities)
         if seen.modality_probabilities is not None:
-            seen_modality[part] = seen.modality_probabilities.argmax(1)
+            seen_modality[part] = by_class(known_modalities, seen.modality_probabilities)[1].argmax(1)
         on_progress(min(start + CHUNK, len(rows)))
     described = Described(
         features=fc1,

@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 from django.core.exceptions import ValidationError
 
+from ingest.models import Dataset
 from ml.models import TrainingRun
 from ml.training_images import TrainingError, enough_to_learn_from
 
@@ -14,6 +15,11 @@ class TrainingRunForm(forms.ModelForm[TrainingRun]):
         model = TrainingRun
         fields = ["recipe", "datasets", "epochs", "max_seconds", "device", "activate"]
         widgets = {"datasets": forms.CheckboxSelectMultiple}
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "datasets" in self.fields:
+            self.fields["datasets"].queryset = Dataset.objects.present()  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}

@@ -11,7 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from ingest.bell import ring
-from ingest.models import Dataset
+from ingest.models import Dataset, DatasetVersion
 
 
 class RunStatus(models.TextChoices):
@@ -47,6 +47,9 @@ class TrainingRun(models.Model):
         help_text="Fit the number of epochs into this time. Empty: no limit.",
     )
     datasets = models.ManyToManyField(Dataset, blank=True, help_text="None chosen: all data sets.")
+    dataset_versions = models.ManyToManyField(
+        DatasetVersion, blank=True, editable=False, help_text="What was in its data sets when it began."
+    )
     device = models.CharField(
         max_length=8, choices=[("auto", "auto"), ("cpu", "cpu"), ("cuda", "cuda")], default="auto"
     )

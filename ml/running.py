@@ -13,9 +13,11 @@ import torch
 from django.core.files import File
 from django.core.files.storage import default_storage
 from django.db import InterfaceError, OperationalError, transaction
+from django.db.models import Exists, OuterRef
 from numpy.typing import NDArray
 
-from ingest.models import Image
+from ingest.models import Dataset, Image
+from ingest.versions import freeze
 from ml.calibration import Calibration, fit_calibration, nearest_distances
 from ml.checkpoint import Checkpoint, save_checkpoint
 from ml.engines import Outputs, TorchEngine
@@ -150,9 +152,18 @@ def selection_of(run: TrainingRun) -> Selection:
     selection = Selection.load(path)
     if selection is None or not still_there(selection):
         shutil.rmtree(run.resume_dir, ignore_errors=True)
+        freeze_datasets(run)
         selection = select_images(run.datasets.all())
         selection.save(path)
     return selection
+
+
+def freeze_datasets(run: TrainingRun) -> None:
+    """Keep what is in the data sets that it learns from."""
+    with_images = Exists(Image.objects.filter(dataset=OuterRef("pk")))
+    chosen = run.datasets.all() if run.datasets.exists() else Dataset.objects.filter(with_images)
+    for dataset in chosen.filter(trashed_at=None):
+        run.dataset_versions.add(freeze(dataset, f"training run {run.pk}"))
 
 
 def still_there(selection: Selection) -> bool:

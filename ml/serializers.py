@@ -24,10 +24,13 @@ class ModelVersionSerializer(serializers.ModelSerializer[ModelVersion]):
 class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
     datasets = serializers.SlugRelatedField(
         slug_field="name",
-        queryset=Dataset.objects.all(),
+        queryset=Dataset.objects.present(),
         many=True,
         required=False,
         help_text="Names of data sets. None: all of them.",
+    )
+    dataset_versions = serializers.StringRelatedField[Any](
+        many=True, read_only=True, help_text="What was in its data sets when it began."
     )
     created_by = serializers.SlugRelatedField[Any](slug_field="username", read_only=True)
     fraction_done = serializers.FloatField(read_only=True)
@@ -36,7 +39,7 @@ class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
     class Meta:
         model = TrainingRun
         fields = [
-            "id", "recipe", "epochs", "max_seconds", "datasets", "device", "activate",
+            "id", "recipe", "epochs", "max_seconds", "datasets", "dataset_versions", "device", "activate",
             "status", "progress", "fraction_done", "history", "error", "model_version",
             "created_by", "created_at", "started_at", "finished_at",
         ]  # fmt: skip

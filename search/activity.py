@@ -71,7 +71,7 @@ class Activity:
 
 
 def current_activity() -> Activity:
-    images = Image.objects.count()
+    images = Image.objects.count()  # in the trash too: they are described as the others, to come back at once
     described = {
         v: Embedding.objects.filter(model_version=v).count() for v in ModelVersion.objects.in_service()
     }
@@ -82,8 +82,8 @@ def current_activity() -> Activity:
     runs = list(TrainingRun.objects.unfinished()[:3])
     return Activity(
         active_version=active,
-        images=images,
-        searchable=described[active] if active else 0,
+        images=Image.objects.present().count(),
+        searchable=Embedding.objects.present().filter(model_version=active).count() if active else 0,
         organs=count_used(OrganClass, "organ"),
         modalities=count_used(Modality, "modality"),
         imports=running_imports(),
@@ -100,7 +100,7 @@ def current_activity() -> Activity:
 
 def count_used(model: type[OrganClass] | type[Modality], field: str) -> int:
     """How many organs or modalities have an image."""
-    return model.objects.filter(Exists(Image.objects.filter(**{field: OuterRef("pk")}))).count()  # type: ignore[misc]
+    return model.objects.filter(Exists(Image.objects.present().filter(**{field: OuterRef("pk")}))).count()  # type: ignore[misc]
 
 
 def running_imports() -> list[Work]:

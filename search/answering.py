@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.naming import current_modalities, current_organs
 from ingest.reading import RejectedFile
 from ml.models import ModelVersion
+from ml.outputs import by_class
 from search import refining
 from search.filtering import images_searched
 from search.models import Embedding, Query, QueryStatus, VersionIndex, as_array
@@ -65,11 +67,11 @@ def describe(query: Query, version: ModelVersion) -> None:
     describer = describer_for(version.pk)
     seen = describer.describe(np.stack([rendition for _, rendition in parts]))
     query.network_seconds = time.perf_counter() - started - query.reading_seconds
-    query.organ_probabilities = likeliest_first(version.organs, seen.organ_probabilities.mean(axis=0))
+    organs, probabilities = by_class(current_organs(version.organs), seen.organ_probabilities)
+    query.organ_probabilities = likeliest_first(organs, probabilities.mean(axis=0))
     if seen.modality_probabilities is not None:
-        query.modality_probabilities = likeliest_first(
-            version.modalities, seen.modality_probabilities.mean(axis=0)
-        )
+        codes, probabilities = by_class(current_modalities(version.modalities), seen.modality_probabilities)
+        query.modality_probabilities = likeliest_first(codes, probabilities.mean(axis=0))
     first, _ = parts[0]
     if first is query:
         query.fc1, query.projection = seen.fc1[0], seen.projection[0]

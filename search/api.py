@@ -235,7 +235,7 @@ class StatusViewSet(viewsets.ViewSet):
 class ImageViewSet(mixins.RetrieveModelMixin, viewsets.GenericViewSet[Image]):
     """Images of the collection."""
 
-    queryset = Image.objects.select_related("organ", "dataset")
+    queryset = Image.objects.present().select_related("organ", "dataset")
     serializer_class = ImageSerializer
     permission_classes = [MayDoAction]
     permissions_needed = {"retrieve": "ingest.view_image", "preview": "ingest.view_image"}

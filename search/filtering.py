@@ -29,7 +29,7 @@ def images_searched(query: Query, options: SearchOptions) -> EmbeddingQuerySet:
 
 def images_filtered(query: Query, options: SearchOptions) -> EmbeddingQuerySet:
     """What the filters of images keep, of the images there were when the query was answered."""
-    found: EmbeddingQuerySet = Embedding.objects.filter(model_version=query.model_version_id)
+    found: EmbeddingQuerySet = Embedding.objects.present().filter(model_version=query.model_version_id)
     if query.newest_embedding is not None:
         found = found.filter(pk__lte=query.newest_embedding)
     if options.dataset:
@@ -111,7 +111,12 @@ def tally_of(filtered: EmbeddingQuerySet, own: list[int], query: Query, options:
 def digest_of(query: Query, options: SearchOptions, but: Sequence[str]) -> str:
     """Of what is searched; `collapse` never counts."""
     names = [field.name for field in fields(options) if field.name not in (*but, "collapse")]
-    asked = [str(query.newest_embedding), *[f"{name}={getattr(options, name)}" for name in names]]
+    trashed = Dataset.objects.trashed().order_by("pk").values_list("pk", flat=True)
+    asked = [
+        str(query.newest_embedding),
+        str(list(trashed)),
+        *[f"{name}={getattr(options, name)}" for name in names],
+    ]
     return sha256("\0".join(asked).encode()).hexdigest()
 
 
@@ -152,5 +157,7 @@ def modality_facets(tally: Tally, in_scope: set[int]) -> list[tuple[str, int]]:
 def newer_images(query: Query) -> int:
     if query.newest_embedding is None:
         return 0
-    later = Embedding.objects.filter(pk__gt=query.newest_embedding, model_version=query.model_version_id)
+    later = Embedding.objects.present().filter(
+        pk__gt=query.newest_embedding, model_version=query.model_version_id
+    )
     return later.count()

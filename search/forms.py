@@ -6,20 +6,30 @@ from typing import Any
 from django import forms
 from django.http import QueryDict
 
-from ingest.models import Dataset, Modality, OrganClass
+from ingest.models import Dataset, Modality, OrganClass, OrganName
 from search.options import AGE_BANDS, SEXES, Collapse, Scope, SearchOptions
 
 VIEWS = ["AP", "PA", "LL", "RL", "CC", "MLO"]  # View Position (0018,5101), those that are offered
 ANY = ("", "any")
 
 
+class OrganField(forms.ModelChoiceField):
+    """Also finds an organ by a name that it had: the addresses of results are kept and sent around."""
+
+    def to_python(self, value: Any) -> Any:
+        known = (
+            OrganName.objects.filter(name=value or "", organ__isnull=False).select_related("organ").first()
+        )
+        return super().to_python(known.organ.name if known and known.organ else value)
+
+
 class SearchForm(forms.Form):
     """The query string of a result page. A value that is not known is ignored."""
 
     scope = forms.ChoiceField(choices=[(scope.value, scope.value) for scope in Scope], required=False)
-    organ = forms.ModelChoiceField(OrganClass.objects.all(), to_field_name="name", required=False)
+    organ = OrganField(OrganClass.objects.all(), to_field_name="name", required=False)
     modality = forms.ModelChoiceField(Modality.objects.all(), required=False)
-    dataset = forms.ModelChoiceField(Dataset.objects.all(), to_field_name="name", required=False)
+    dataset = forms.ModelChoiceField(Dataset.objects.present(), to_field_name="name", required=False)
     collapse = forms.ChoiceField(choices=[(kind.value, kind.value) for kind in Collapse], required=False)
     own = forms.BooleanField(required=False)
     series = forms.IntegerField(min_value=1, max_value=2**63 - 1, required=False)

@@ -24,7 +24,7 @@ def neighbours_of(image: Image) -> QuerySet[Image]:
     together = Q(sha256=image.sha256)
     if image.series_key:
         together |= Q(series_key=image.series_key)
-    same_group = Image.objects.filter(group_key=image.group_key)  # what the index serves
+    same_group = Image.objects.present().filter(group_key=image.group_key)  # what the index serves
     return same_group.filter(together).exclude(pk=image.pk).order_by("source_path", "frame_number")
 
 

@@ -10,8 +10,10 @@ from django.utils import timezone
 
 from ingest.bell import ring
 from ingest.models import Image, Modality, OrganClass
+from ingest.naming import current_modalities, current_organs
 from ml.locks import is_locked, locked
 from ml.models import ModelVersion, VersionStatus
+from ml.outputs import by_class
 from search import fitting, ivfflat
 from search.models import Embedding, VersionIndex
 from search.reading_ahead import RenditionReader
@@ -165,9 +167,14 @@ def describe_images(images: list[Image], version: ModelVersion) -> list[Embeddin
     from ml.serving import describer_for
 
     seen = describer_for(version.pk).describe(reader.read(images))
-    organs = rows_named(OrganClass, "name", version.organs)
-    modalities = rows_named(Modality, "code", version.modalities)
-    organ_index = seen.organ_probabilities.argmax(axis=1)
+    names, organ_probabilities = by_class(current_organs(version.organs), seen.organ_probabilities)
+    organs = rows_named(OrganClass, "name", names)
+    organ_index = organ_probabilities.argmax(axis=1)
+    if seen.modality_probabilities is not None:
+        codes, modality_probabilities = by_class(
+            current_modalities(version.modalities), seen.modality_probabilities
+        )
+        modalities = rows_named(Modality, "code", codes)
     embeddings = []
     for row, image in enumerate(images):
         embedding = Embedding(
@@ -176,11 +183,11 @@ def describe_images(images: list[Image], version: ModelVersion) -> list[Embeddin
             fc1=seen.fc1[row],
             projection=seen.projection[row],
             predicted_organ=organs[organ_index[row]],
-            organ_probability=float(seen.organ_probabilities[row].max()),
+            organ_probability=float(organ_probabilities[row].max()),
         )
         if seen.modality_probabilities is not None:
-            embedding.predicted_modality = modalities[int(seen.modality_probabilities[row].argmax())]
-            embedding.modality_probability = float(seen.modality_probabilities[row].max())
+            embedding.predicted_modality = modalities[int(modality_probabilities[row].argmax())]
+            embedding.modality_probability = float(modality_probabilities[row].max())
         embeddings.append(embedding)
     return embeddings
 

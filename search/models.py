@@ -109,6 +109,9 @@ class VersionIndex(models.Model):
     blend_weight = models.FloatField(
         default=0.0, help_text="What a factor of e in an organ's probability is worth as squared distance."
     )
+    duplicates_up_to = models.BigIntegerField(
+        default=0, help_text="Embeddings up to this one were compared with the others (search/likeness.py)."
+    )
     error = models.CharField(max_length=500, blank=True, help_text="Why the last building of it failed.")
 
     class Meta:

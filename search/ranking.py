@@ -18,6 +18,8 @@ from django.db.models import Count, Func, Value
 from numpy.typing import NDArray
 from pgvector.django import L2Distance
 
+from ingest.models import Dataset
+
 if TYPE_CHECKING:
     from ml.models import ModelVersion
     from search.models import Embedding
@@ -82,6 +84,11 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
 
     def for_version(self, version: "ModelVersion | int") -> "EmbeddingQuerySet":
         return self.filter(model_version=version)
+
+    def present(self) -> "EmbeddingQuerySet":
+        """Of images whose data set is not in the trash."""
+        trashed = list(Dataset.objects.trashed().values_list("pk", flat=True))
+        return self.exclude(dataset__in=trashed) if trashed else self
 
     def count_by(self, *fields: str) -> list[tuple[Any, ...]]:
         """(value, ..., number of images) by those fields."""

@@ -65,7 +65,7 @@ class SearchSerializer(serializers.Serializer[Any]):
     )
     organ = NameField(slug_field="name", queryset=OrganClass.objects.all(), default=None)
     modality = NameField(slug_field="code", queryset=Modality.objects.all(), default=None)
-    dataset = NameField(slug_field="name", queryset=Dataset.objects.all(), default=None)
+    dataset = NameField(slug_field="name", queryset=Dataset.objects.present(), default=None)
     view = serializers.CharField(default="", max_length=16, help_text="ViewPosition.")
     sex = serializers.ChoiceField(choices=list(SEXES), default="", help_text="PatientSex.")
     age = serializers.ChoiceField(choices=list(AGE_BANDS), default="", help_text="Years.")

@@ -22,6 +22,7 @@ SHOWN = 12
 LOOKED_AT = 600  # of the first ones, from which unlike ones are taken
 PROJECTIONS_COMPARED = 5 * SHOWN
 MOST_COUNTED = 10_000
+NO_REVIEW = [LabelOrigin.NAME, LabelOrigin.MERGE]  # of many images, none of which was looked at
 
 
 class Why(TextChoices):
@@ -45,9 +46,9 @@ class Waiting:
 
 def waiting(version: ModelVersion | None, why: Why) -> EmbeddingQuerySet:
     """Embeddings of images that nobody has reviewed, the most instructive first."""
-    said = LabelChange.objects.exclude(edit__origin=LabelOrigin.NAME).filter(edit__undone_at=None)
+    said = LabelChange.objects.exclude(edit__origin__in=NO_REVIEW).filter(edit__undone_at=None)
     spoken = said.filter(image=OuterRef("image"), attribute="organ")
-    found = Embedding.objects.filter(model_version=version).filter(~Exists(spoken))
+    found = Embedding.objects.present().filter(model_version=version).filter(~Exists(spoken))
     if why == Why.CONTRADICTS:  # the surer the network, the likelier the label is wrong
         return found.exclude(organ=F("predicted_organ")).order_by("-organ_probability", "pk")
     if why == Why.UNLABELLED:

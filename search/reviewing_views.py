@@ -73,7 +73,7 @@ def review_answer(request: Request) -> HttpResponse:
 def answered(request: Request, answer: str, why: Why, numbers: list[int]) -> str:
     """Label as the answer says; a sentence where it cannot be used."""
     version = ModelVersion.objects.active()
-    images = Image.objects.filter(pk__in=numbers)
+    images = Image.objects.present().filter(pk__in=numbers)
     if "series" in request.POST and (first := images.first()):
         meant = reviewing.images_meant(version, why, first, whole_series=True)
     else:

@@ -103,7 +103,7 @@ class NewQuerySerializer(serializers.Serializer[Any]):
         child=serializers.FileField(allow_empty_file=True), required=False, help_text="Repeated, up to 20."
     )
     image_id = serializers.PrimaryKeyRelatedField(
-        queryset=Image.objects.all(), required=False, pk_field=IMAGE_ID
+        queryset=Image.objects.present(), required=False, pk_field=IMAGE_ID
     )
     beside = serializers.PrimaryKeyRelatedField(
         queryset=Query.objects.all(), required=False, pk_field=serializers.UUIDField()
@@ -127,7 +127,7 @@ class RegionSerializer(serializers.Serializer[Any]):
 class MarkSerializer(serializers.Serializer[Any]):
     """A person's word on a result."""
 
-    image_id = serializers.PrimaryKeyRelatedField(queryset=Image.objects.all(), pk_field=IMAGE_ID)
+    image_id = serializers.PrimaryKeyRelatedField(queryset=Image.objects.present(), pk_field=IMAGE_ID)
     is_relevant = serializers.BooleanField(allow_null=True, help_text="Null takes the mark back.")
 
 

@@ -8,7 +8,7 @@ from celery.signals import heartbeat_sent, worker_ready
 from ingest.bell import ring
 from ml.models import ModelVersion
 from ml.workers import tell_engine
-from search import answering, explaining, indexing, ivfflat, probing
+from search import answering, explaining, indexing, ivfflat, likeness, probing
 from search.models import Explanation, Query, QueryStatus
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,13 @@ def drop_embeddings(version_id: int) -> None:
 @shared_task(name="search.probe_recall")
 def probe_recall() -> None:
     probing.probe_active_version()
+
+
+@shared_task(name="search.find_near_duplicates")
+def find_near_duplicates() -> None:
+    """Some seconds of it, then to the back of the queue."""
+    if likeness.find_near_duplicates():
+        ring(find_near_duplicates)
 
 
 @worker_ready.connect

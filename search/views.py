@@ -130,7 +130,7 @@ def results_context(request: Request, query: Query) -> dict[str, Any]:
         "result": result,
         **marking_context(query, request.user, request.get_full_path()),
         "page_range": numbers_of_pages(result),
-        "datasets": list(Dataset.objects.values_list("name", flat=True)),
+        "datasets": list(Dataset.objects.present().values_list("name", flat=True)),
         "views": VIEWS,
         "plans": explained(request, form, result),
     }
@@ -159,14 +159,15 @@ def query_preview(request: Request, pk: UUID) -> FileResponse:
 @require_safe
 @requires("ingest.view_image")
 def image_preview(request: Request, pk: int) -> FileResponse:
-    return preview_response(get_object_or_404(Image.objects.only("preview"), pk=pk).preview)
+    return preview_response(get_object_or_404(Image.objects.present().only("preview"), pk=pk).preview)
 
 
 @require_safe
 @requires("ingest.view_image")
 def image_detail(request: Request, pk: int) -> HttpResponse:
     image = get_object_or_404(
-        Image.objects.select_related("organ", "modality", "dataset", "uploaded_file__batch"), pk=pk
+        Image.objects.present().select_related("organ", "modality", "dataset", "uploaded_file__batch"),
+        pk=pk,
     )
     neighbours = neighbours_of(image)
     context = {
@@ -185,5 +186,5 @@ def image_detail(request: Request, pk: int) -> HttpResponse:
 @require_POST
 @requires("search.add_query")
 def image_search(request: Request, pk: int) -> HttpResponse:
-    image = get_object_or_404(Image, pk=pk)
+    image = get_object_or_404(Image.objects.present(), pk=pk)
     return redirect("search:query_detail", asking.ask_with_image(image, request.user).pk)

@@ -110,9 +110,16 @@ def test_every_kind_of_unfinished_work_is_looked_for() -> None:
         "search.answer_waiting_queries",
         "ml.train_queued_runs",
         "search.probe_recall",
+        "search.find_near_duplicates",
         "ingest.forget_rejected_files",
+        "ingest.empty_trash",
     }
-    hourly = {"search.probe_recall", "ingest.forget_rejected_files"}
+    seldom = {
+        "search.find_near_duplicates",
+        "search.probe_recall",
+        "ingest.forget_rejected_files",
+        "ingest.empty_trash",
+    }
     for name, entry in settings.CELERY_BEAT_SCHEDULE.items():
         assert entry["options"]["expires"] < entry["schedule"]
-        assert entry["schedule"] <= (3600 if name in hourly else 60)
+        assert entry["schedule"] <= (3600 if name in seldom else 60)

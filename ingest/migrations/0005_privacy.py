@@ -68,7 +68,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='uploadedfile',
             name='state',
-            field=models.CharField(choices=[('queued', 'queued'), ('reading', 'reading'), ('imported', 'imported'), ('duplicate', 'duplicate'), ('rejected', 'rejected'), ('quarantined', 'quarantined')], default='queued', max_length=16),
+            field=models.CharField(choices=[('queued', 'queued'), ('reading', 'reading'), ('imported', 'imported'), ('duplicate', 'duplicate'), ('left_out', 'left out'), ('rejected', 'rejected'), ('quarantined', 'quarantined')], default='queued', max_length=16),
         ),
         migrations.AddIndex(
             model_name='image',

@@ -95,7 +95,7 @@ def test_unusable_manifest(pack: Pack) -> None:
     content = pack({"manifest.csv": b"path\na.png\n", "a.png": png_bytes()})
     rows = receive({"in": content, "b.png": png_bytes(seed=1)})
     assert outcomes(rows) == [("in", "bad_manifest"), ("b.png", "")]
-    assert rows[0].reason == "The manifest lacks the column organ."
+    assert rows[0].reason == "The manifest lacks the column organ. Its columns are: path."
 
 
 def test_manifest_too_large_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:

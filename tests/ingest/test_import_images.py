@@ -142,8 +142,14 @@ def test_single_file(write: Any) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"file,label\na.png,heart\n", "The manifest lacks the column path and the column organ."),
-        (b"path,modality\na.png,CT\n", "The manifest lacks the column organ."),
+        (
+            b"a,b\na.png,heart\n",
+            "The manifest lacks the column path and the column organ. Its columns are: a, b.",
+        ),
+        (
+            b"path,modality\na.png,CT\n",
+            "The manifest lacks the column organ. Its columns are: path, modality.",
+        ),
         (b"", "The manifest has no rows."),
         (b"\xff\xfe\x00", "The manifest is not a CSV file in UTF-8."),
     ],

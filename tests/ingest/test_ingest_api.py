@@ -189,7 +189,7 @@ def test_bad_manifest_is_a_bad_request(client_of: ClientOf) -> None:
     client = client_of("curator")
     url = f"{API}/batches/{make_batch(client)['id']}/files/"
     response = client.post(url, {"file": posted("manifest.csv", b"path\na.png")})
-    assert response.json() == {"file": "The manifest lacks the column organ."}
+    assert response.json() == {"file": "The manifest lacks the column organ. Its columns are: path."}
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ingest.folders import import_path
-from ingest.labels import ManifestError
+from ingest.labels import MANIFEST_COLUMNS, ManifestError
 from ingest.models import Dataset, LabelSource, SliceChoice, UploadBatch
 from ingest.naming import undecided
+from ingest.receiving import TrashError
 from ingest.reports import batch_report
 
 
@@ -51,6 +52,14 @@ class Command(BaseCommand):
             action="store_true",
             help="No text that tells who a patient is, is burned into the pictures: hold none back.",
         )
+        parser.add_argument(
+            "--column",
+            action="append",
+            default=[],
+            metavar="OURS=THEIRS",
+            help="What manifest.csv calls a column of ours (path, organ, modality, group_id, split), such as "
+            "organ=diagnosis; kept with the data set. Common names are known.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
     def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
@@ -68,9 +77,10 @@ class Command(BaseCommand):
                 labels,
                 makes_organs=options["new_organs"],
                 is_trusted=options["trusted"],
+                manifest_columns=columns_said(options["column"]),
                 **slices,
             )
-        except (ManifestError, OSError) as error:
+        except (ManifestError, TrashError, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
         if options["json"]:
@@ -126,3 +136,11 @@ class Command(BaseCommand):
                 f"Organ names that wait for a decision, on the page Imports: {names}. "
                 "Their images have no label until then."
             )
+
+
+def columns_said(options: list[str]) -> dict[str, str]:
+    """From "ours=theirs". Raises CommandError."""
+    said = dict(option.partition("=")[::2] for option in options)
+    if not all(said.values()) or not said.keys() <= MANIFEST_COLUMNS.keys():
+        raise CommandError(f"A column is OURS=THEIRS, ours being one of {', '.join(MANIFEST_COLUMNS)}.")
+    return said

@@ -27,7 +27,7 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         version = version_named(options["model_version"])
-        datasets = list(Dataset.objects.filter(name__in=options["dataset"]))
+        datasets = list(Dataset.objects.present().filter(name__in=options["dataset"]))
         if unknown := set(options["dataset"]) - {dataset.name for dataset in datasets}:
             raise CommandError(f"There is no data set named {', '.join(sorted(unknown))}.")
         try:

@@ -44,7 +44,7 @@ class Command(BaseCommand):
 
 
 def new_run(options: dict[str, Any]) -> TrainingRun:
-    datasets = list(Dataset.objects.filter(name__in=options["dataset"]))
+    datasets = list(Dataset.objects.present().filter(name__in=options["dataset"]))
     if unknown := set(options["dataset"]) - {dataset.name for dataset in datasets}:
         raise CommandError(f"There is no data set named {', '.join(sorted(unknown))}.")
     run = TrainingRun.objects.create(

@@ -1,0 +1,264 @@
+"""Classes as data: added, renamed, merged and taken apart again, with searches that go on; by whom."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from django.test import Client
+
+from ingest.importing import import_queued
+from ingest.labelling import Labels, label, undo
+from ingest.labels import Claims
+from ingest.models import (
+    Image,
+    LabelEdit,
+    LabelOrigin,
+    Modality,
+    ModalityName,
+    OrganClass,
+    OrganName,
+)
+from ingest.naming import decide_modality, waiting_modalities
+from ingest.receiving import open_batch, receive_file
+from ml.models import ModelVersion
+from ml.outputs import by_class
+from search import answering, asking, classes
+from search.indexing import index_next_batch
+from search.models import Embedding, Query
+from search.options import Scope, SearchOptions
+from search.retrieval import search
+from tests.factories import dicom_bytes, make_image, make_pixels, make_user, png_bytes
+
+pytestmark = pytest.mark.django_db
+
+ClientOf = Callable[[str | None], Client]
+PREDICTED = SearchOptions(scope=Scope.PREDICTED)
+
+
+@pytest.fixture
+def collection(model_version: ModelVersion) -> list[Image]:
+    """Six brains, four chests and two without a label, indexed."""
+    images = [make_image(organ=organ) for organ in ["brain"] * 6 + ["chest"] * 4 + [None] * 2]
+    while index_next_batch():
+        pass
+    return images
+
+
+def ask(seed: int = 1) -> Query:
+    query = asking.ask_with_file(png_bytes(make_pixels(seed, "brain")), None)
+    answering.answer(query)
+    assert query.error == ""
+    return query
+
+
+def found(query: Query, options: SearchOptions = PREDICTED) -> set[int]:
+    return {hit.image_id for hit in search(query, options, page_size=100).hits}
+
+
+def names_of(query: Query) -> list[str]:
+    return [name for name, _ in query.organ_probabilities]
+
+
+def organ(name: str) -> OrganClass:
+    return OrganClass.objects.get(name=name)
+
+
+def test_a_renamed_organ_is_found_by_queries_of_before_and_after(collection: list[Image]) -> None:
+    before = ask()
+    first, second = names_of(before)
+    expected, other = found(before), found(before, SearchOptions(organ=second))
+    classes.rename_organ(organ(first), "Cerebrum", None)
+    before.refresh_from_db()
+    after = ask(1)
+    assert names_of(before) == names_of(after) == ["cerebrum", second]
+    assert dict(after.organ_probabilities) == dict(before.organ_probabilities)
+    assert found(before) == found(after) == expected != set()
+    assert found(after, SearchOptions(organ=second)) == other
+    assert found(after, SearchOptions(organ="cerebrum")) == expected
+    make_image(organ=None)
+    index_next_batch()
+    assert set(OrganClass.objects.values_list("name", flat=True)) == {"cerebrum", second}  # none is made anew
+
+
+def test_a_saved_address_finds_the_renamed_organ(client_of: ClientOf, collection: list[Image]) -> None:
+    query = ask()
+    classes.rename_organ(organ("chest"), "thorax", None)
+    page = client_of("clinician").get(f"/queries/{query.pk}/?scope=all&organ=chest")
+    assert page.context["options"].organ == "thorax"
+
+
+def test_files_under_the_earlier_name_mean_the_renamed_organ() -> None:
+    OrganClass.objects.create(name="brain")
+    classes.rename_organ(organ("brain"), "cerebrum", None)
+    receive_file(open_batch("ward", "dicom", None), "a.png", png_bytes(), Claims("brain"))
+    import_queued()
+    assert str(Image.objects.get().organ) == "cerebrum"
+
+
+def test_an_organ_that_takes_a_waiting_name_labels_what_waited() -> None:
+    receive_file(open_batch("ward", "dicom", None), "a.png", png_bytes(), Claims("hirn"))
+    import_queued()
+    classes.rename_organ(OrganClass.objects.create(name="brain"), "hirn", None)
+    assert str(Image.objects.get().organ) == "hirn"
+    assert [name.name for name in OrganName.objects.all()] == ["brain"]
+
+
+def test_names_that_are_taken() -> None:
+    brain, chest = OrganClass.objects.create(name="brain"), OrganClass.objects.create(name="chest")
+    OrganName.objects.create(name="thorax", organ=chest)
+    for name, sentence in {
+        "Chest": "There is an organ chest already",
+        "thorax": "thorax is another name of chest",
+        "?!": "needs a name",
+    }.items():
+        with pytest.raises(classes.ClassError, match=sentence):
+            classes.rename_organ(brain, name, None)
+        with pytest.raises(classes.ClassError, match=sentence):
+            classes.add_organ(name, None)
+    classes.rename_organ(chest, "thorax", None)  # its own other name
+    assert {name.name: str(name.organ) for name in OrganName.objects.all()} == {"chest": "thorax"}
+
+
+def test_a_merge_adds_up_what_the_network_sees_and_can_be_undone(collection: list[Image]) -> None:
+    query = ask()
+    labelled = {image.pk: image.organ_id for image in collection}
+    OrganName.objects.create(name="thorax", organ=organ("chest"))
+    chest = organ("chest").pk
+    user = make_user("curator")
+    edit = classes.merge_organs(organ("chest"), organ("brain"), user)
+    assert edit is not None
+    assert (edit.summary, edit.created_by) == ("chest merged into brain", user)
+    query.refresh_from_db()
+    after = ask(1)
+    for each in (query, after):
+        assert names_of(each) == ["brain"]
+        assert each.organ_probability == pytest.approx(1, abs=1e-5)
+        assert found(each) == {image.pk for image in collection}
+    assert {name.name for name in organ("brain").other_names.all()} == {"chest", "thorax"}
+    assert set(Embedding.objects.values_list("organ__name", "predicted_organ__name")) == {("brain", "brain")}
+    assert not OrganClass.objects.filter(name="chest").exists()
+
+    assert undo(edit, user) == 4
+    assert organ("chest").pk == chest
+    assert {image.pk: image.organ_id for image in Image.objects.all()} == labelled
+    assert len(names_of(ask(1))) == 2  # the network's outputs are two classes again
+    assert found(ask(1), SearchOptions(organ="chest", scope=Scope.ALL)) == {
+        image.pk for image in collection if image.organ_id == chest
+    }
+
+
+def test_an_older_edit_undone_after_a_merge_gives_what_the_class_became() -> None:
+    image = make_image(organ="thorax")
+    chest, brain = OrganClass.objects.create(name="chest"), OrganClass.objects.create(name="brain")
+    edit = label(Image.objects.all(), Labels(organ=brain.pk), None, LabelOrigin.ADMIN)
+    assert classes.merge_organs(organ("thorax"), chest, None) is None  # nothing was labelled so
+    undo(edit, None)
+    image.refresh_from_db()
+    assert image.organ == chest
+
+
+def test_nothing_is_merged_into_itself() -> None:
+    brain = OrganClass.objects.create(name="brain")
+    with pytest.raises(classes.ClassError, match="another organ"):
+        classes.merge_organs(brain, brain, None)
+
+
+def test_modalities_are_merged_and_taken_apart(collection: list[Image]) -> None:
+    mr = make_image(modality="MR")
+    index_next_batch()
+    edit = classes.merge_modalities(Modality.objects.get(pk="MR"), Modality.objects.get(pk="CT"), None)
+    query = ask()
+    assert [code for code, _ in query.modality_probabilities] == ["CT"]
+    assert mr.pk in found(query, SearchOptions(scope=Scope.ALL, modality="CT"))
+    assert ModalityName.objects.get(name="MR").modality_id == "CT"
+    assert edit is not None
+    assert undo(edit, None) == 1
+    mr.refresh_from_db()
+    assert mr.modality_id == "MR"
+    assert len(ask(2).modality_probabilities) == 2
+
+
+def test_unknown_modalities_wait_and_are_mapped_once() -> None:
+    batch = open_batch("ward", "dicom", None)
+    receive_file(batch, "a.png", png_bytes(seed=1), Claims(modality_code="x-ray"))
+    receive_file(batch, "b.dcm", dicom_bytes(seed=2, Modality="OT"))
+    receive_file(batch, "c.dcm", dicom_bytes(seed=3, Modality="MR"))
+    import_queued()
+    modalities = lambda: list(Image.objects.order_by("pk").values_list("modality", flat=True))  # noqa: E731
+    assert modalities() == [None, None, "MR"]
+    assert [(name.name, number) for name, number in waiting_modalities()] == [("OT", 1), ("XRAY", 1)]
+    decide_modality(ModalityName.objects.get(name="XRAY"), Modality.objects.create(code="DX"), None)
+    receive_file(batch, "d.png", png_bytes(seed=4), Claims(modality_code="X-Ray"))
+    import_queued()
+    assert modalities() == ["DX", None, "MR", "DX"]
+    assert [name.name for name, _ in waiting_modalities()] == ["OT"]
+
+
+def test_modalities_are_decided_on_through_the_page(client_of: ClientOf) -> None:
+    receive_file(open_batch("ward", "dicom", None), "a.png", png_bytes(), Claims(modality_code="x-ray"))
+    import_queued()
+    for role, expected in {"clinician": 403, "nobody": 403, None: 302}.items():
+        data = {"name": "XRAY", "meaning": "class"}
+        assert client_of(role).post("/imports/names/modality/", data).status_code == expected
+    client = client_of("curator")
+    assert "1 modality waits for a decision" in client.get("/imports/").content.decode()
+    data = {"name": "XRAY", "meaning": "modality", "modality": "DX"}
+    assert "Choose a modality" in client.post("/imports/names/modality/", data, follow=True).content.decode()
+    Modality.objects.create(code="DX")
+    page = client.post("/imports/names/modality/", data, follow=True).content.decode()
+    assert "From now on XRAY means DX." in page
+    assert Image.objects.get().modality_id == "DX"
+
+
+def test_pages_by_role(client_of: ClientOf) -> None:
+    make_image(organ="brain", modality="CT")
+    pk = organ("brain").pk
+    for role, expected in {"clinician": 403, "nobody": 403, None: 302}.items():
+        client = client_of(role)
+        for url in ("", f"organ/{pk}/", "modality/CT/"):
+            assert client.get(f"/imports/classes/{url}").status_code == expected
+        for url in ("organ/add/", f"organ/{pk}/", f"organ/{pk}/merge/", "organ/names/1/", "undo/1/"):
+            assert client.post(f"/imports/classes/{url}", {"name": "x", "into": pk}).status_code == expected
+    assert list(OrganClass.objects.values_list("name", flat=True)) == ["brain"]
+
+
+def test_classes_through_the_page(client_of: ClientOf) -> None:
+    make_image(organ="brain", modality="CT")
+    client = client_of("curator")
+
+    def post(url: str, **data: str) -> str:
+        answer = client.post(f"/imports/classes/{url}", data, follow=True)
+        return answer.content.decode()
+
+    assert "There is lung now." in post("organ/add/", name="Lung")
+    assert "There is an organ lung already." in post("organ/add/", name="lung")
+    assert "There is DX now." in post("modality/add/", name="dx")
+    lung, brain = organ("lung").pk, organ("brain").pk
+    assert client.post(f"/imports/classes/organ/{lung}/", {"name": "brain"}).status_code == 422
+    assert "Saved." in post(f"organ/{lung}/", name="lungs", description="Both of them.")
+    assert "Both of them." in client.get("/imports/classes/").content.decode()
+    assert "Saved." in post("modality/CT/", name="Computed tomography")
+    assert "Choose what to merge it into." in post(f"organ/{brain}/merge/")
+    assert "brain is lungs now." in post(f"organ/{brain}/merge/", into=str(lung))
+    assert str(Image.objects.get().organ) == "lungs"
+    assert "Undone: 1 label given back." in post(f"undo/{LabelEdit.objects.get().pk}/")
+    assert str(Image.objects.get().organ) == "brain"
+    name = OrganName.objects.get(name="lung").pk
+    assert "lung means brain now." in post(f"organ/names/{name}/", to=str(brain))
+    assert "lung is no name of it any more." in post(f"organ/names/{name}/")
+    assert not OrganName.objects.exists()
+
+
+def test_a_name_that_a_model_version_learnt_stays(client_of: ClientOf, model_version: ModelVersion) -> None:
+    make_image(organ="brain")
+    classes.rename_organ(organ("brain"), "cerebrum", None)
+    name = OrganName.objects.get(name="brain")
+    answer = client_of("curator").post(f"/imports/classes/organ/names/{name.pk}/", follow=True)
+    assert "A model version has learnt brain under this name" in answer.content.decode()
+    assert OrganName.objects.get() == name
+
+
+def test_probabilities_of_outputs_of_one_class_add_up() -> None:
+    names, added = by_class(["a", "b", "a"], np.array([[0.1, 0.5, 0.4]], np.float32))
+    assert names == ["a", "b"]
+    np.testing.assert_allclose(added, [[0.5, 0.5]])
