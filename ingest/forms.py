@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from django import forms
+from django.conf import settings
+from django.contrib.auth.models import AnonymousUser, User
 from django.core.files.uploadedfile import UploadedFile as PostedFile
 
 from ingest.archives import is_archive
-from ingest.labels import ManifestError
-from ingest.models import Dataset, LabelSource
-from ingest.receiving import IncomingFile, manifest_among
+from ingest.labels import MANIFEST_BYTES, MANIFEST_NAME, ManifestError, clean_path, read_manifest
+from ingest.models import Dataset, LabelSource, UploadBatch
+from ingest.receiving import IncomingFile, manifest_among, open_batch
+from ingest.server_folders import FolderRefused, checked_folder
 
 
 class ManyFilesInput(forms.ClearableFileInput):
@@ -27,7 +31,9 @@ class ManyFilesField(forms.FileField):
         return [super(ManyFilesField, self).clean(file) for file in data or []]
 
 
-class BatchForm(forms.Form):
+class BatchFields(forms.Form):
+    """What is said of an import, however its files come."""
+
     dataset = forms.CharField(
         max_length=120, help_text="The name of a data set; a new name makes a new one.", label="Data set"
     )
@@ -35,6 +41,20 @@ class BatchForm(forms.Form):
         choices=LabelSource, initial=LabelSource.DICOM, label="Labels from", widget=forms.RadioSelect
     )
     makes_organs = forms.BooleanField(required=False, label="Make new organs of unknown names")
+    is_dry_run = forms.BooleanField(required=False, label="Dry run: only tell what would happen")
+
+    @property
+    def dataset_names(self) -> list[str]:
+        return list(Dataset.objects.values_list("name", flat=True))
+
+    def batch(self, user: User | AnonymousUser, **more: Any) -> UploadBatch:
+        """The new batch that a valid form describes."""
+        said = self.cleaned_data
+        flags = {name: said[name] for name in ("makes_organs", "is_dry_run")}
+        return open_batch(said["dataset"], said["label_source"], user, **flags, **more)
+
+
+class BatchForm(BatchFields):
     loose_files = ManyFilesField(
         required=False,
         label="Files, or an archive (zip, tar)",
@@ -42,9 +62,23 @@ class BatchForm(forms.Form):
     )
     folder = ManyFilesField(required=False, label="A folder")
     paths = forms.CharField(required=False, widget=forms.HiddenInput)
+    server_folder = forms.CharField(required=False, label="A folder of the server")
+
+    def __init__(self, *args: Any, user: User | AnonymousUser, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not settings.IMPORT_ROOTS or not user.has_perm("ingest.add_watchedfolder"):
+            del self.fields["server_folder"]
+
+    def clean_server_folder(self) -> Path | None:
+        try:
+            return checked_folder(text) if (text := self.cleaned_data["server_folder"]) else None
+        except FolderRefused as refused:
+            raise forms.ValidationError(str(refused)) from refused
 
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or self.cleaned_data
+        if cleaned.get("server_folder") or "server_folder" in self.errors:
+            return cleaned
         posted: list[PostedFile] = [*cleaned.get("loose_files", []), *cleaned.get("folder", [])]
         if not posted:
             raise forms.ValidationError("Choose files, a folder or an archive.")
@@ -67,8 +101,32 @@ class BatchForm(forms.Form):
         return [str(path) for path in paths] if isinstance(paths, list) else []
 
     @property
-    def dataset_names(self) -> list[str]:
-        return list(Dataset.objects.values_list("name", flat=True))
+    def roots(self) -> list[str]:
+        return list(settings.IMPORT_ROOTS)
+
+
+class SendingForm(BatchFields):
+    """The beginning of an import whose files a script will send one by one, the manifest first of all."""
+
+    announced = forms.IntegerField(min_value=1, max_value=10_000_000)
+    only_archives = forms.BooleanField(required=False)
+    manifest = forms.FileField(required=False, allow_empty_file=True)
+    manifest_path = forms.CharField(required=False)
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or self.cleaned_data
+        posted = cleaned.get("manifest")
+        if posted:
+            path = cleaned["manifest_path"] = clean_path(cleaned.get("manifest_path") or MANIFEST_NAME)
+            if posted.size > MANIFEST_BYTES:
+                raise forms.ValidationError(f"The manifest is larger than {MANIFEST_BYTES // 2**20} MB.")
+            try:
+                read_manifest(posted.read(), path)
+            except ManifestError as error:
+                raise forms.ValidationError(str(error)) from error
+        elif cleaned.get("label_source") == LabelSource.MANIFEST and not cleaned["only_archives"]:
+            raise forms.ValidationError("There is no manifest.csv among the files.")
+        return cleaned
 
 
 def incoming_files(posted: Sequence[PostedFile], paths: Sequence[str]) -> list[IncomingFile]:

@@ -35,7 +35,14 @@ from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
 from ingest.signals import images_imported
-from ingest.storing import original_name, preview_name, rendition_name, store_once
+from ingest.storing import (
+    delete_unused_original,
+    original_name,
+    preview_name,
+    rendition_name,
+    store_once,
+)
+from ingest.trying import try_out
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +50,7 @@ CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, ho
 MAX_ATTEMPTS = 3
 ANNOUNCE_EVERY = 32  # files
 MISSING_BYTES = "missing_bytes"
+LABELS_TOLD = ("organ_name", "modality_code")  # by a dry run
 
 
 def import_queued(batch: UploadBatch | None = None, seconds: float | None = None) -> int:
@@ -146,18 +154,25 @@ def held_by(row: UploadedFile) -> UploadedFileQuerySet:
 
 
 def reject(row: UploadedFile, code: str, sentence: str) -> None:
-    """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py)."""
+    """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py). Not of a dry run."""
+    is_dry_run = row.batch.is_dry_run
     held_by(row).update(
         state=FileState.REJECTED,
         reason_code=code,
         reason=sentence[:500],
         finished_at=timezone.now(),
-        is_retryable=code != MISSING_BYTES,
+        is_retryable=code != MISSING_BYTES and not is_dry_run,
     )
+    if is_dry_run:
+        transaction.on_commit(partial(delete_unused_original, row.sha256))
 
 
 def read_and_store(row: UploadedFile) -> list[int]:
-    """Make the images of a locked row, or find that they exist."""
+    """Make the images of a locked row, or find that they exist; of a dry run, only tell."""
+    if row.batch.is_dry_run:
+        try_out(row, stored_original(row.sha256))
+        finish(row, FileState(row.state))
+        return []
     existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
     if finish_as_duplicate(row, existing):
         return []
@@ -186,7 +201,7 @@ def stored_original(sha256: str) -> bytes:
 
 def finish(row: UploadedFile, state: FileState) -> None:
     row.state, row.finished_at = state, timezone.now()
-    row.save(update_fields=["state", "finished_at", "reason_code", "reason", "duplicate_of"])
+    row.save(update_fields=["state", "finished_at", "reason_code", "reason", "duplicate_of", *LABELS_TOLD])
 
 
 def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:

@@ -13,10 +13,12 @@ from django_htmx.middleware import HtmxDetails
 from ingest.bell import ring
 from ingest.forms import BatchForm
 from ingest.ledger import cancel, causes_of, pace_of, retry
-from ingest.models import FileState, OrganClass, OrganName, UploadBatch
+from ingest.models import FileState, OrganClass, OrganName, PendingKind, UploadBatch
 from ingest.naming import decide, undecided, waiting_names
-from ingest.receiving import open_batch, receive_all
+from ingest.pending import expect_files, stop_waiting
+from ingest.receiving import receive_all
 from ingest.reports import csv_report
+from ingest.server_folders import pending_folder
 
 FILES_PER_PAGE = 100
 BATCHES_PER_PAGE = 25
@@ -40,16 +42,16 @@ def batch_list(request: HttpRequest) -> HttpResponse:
 @login_required
 @permission_required("ingest.add_uploadbatch", raise_exception=True)
 def batch_create(request: HttpRequest) -> HttpResponse:
-    form = BatchForm(request.POST or None, request.FILES or None)
+    """Without a script all files come in one request; with one, they are sent in parts: sending_views.py."""
+    form = BatchForm(request.POST or None, request.FILES or None, user=request.user)
     if request.method == "POST" and form.is_valid():
-        batch = open_batch(
-            form.cleaned_data["dataset"],
-            form.cleaned_data["label_source"],
-            request.user,
-            makes_organs=form.cleaned_data["makes_organs"],
-        )
-        for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
-            pass
+        if folder := form.cleaned_data.get("server_folder"):
+            batch = form.batch(request.user, source=str(folder))
+            expect_files(batch, [pending_folder(batch, folder)])
+        else:
+            batch = form.batch(request.user)
+            for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
+                pass
         ring("ingest.import_queued_files")
         return redirect("ingest:batch_detail", batch.pk)
     return render(request, "ingest/batch_create.html", {"form": form}, status=422 if form.errors else 200)
@@ -81,6 +83,9 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         cause = ""
     page: Page[Any] = Paginator(files, FILES_PER_PAGE).get_page(page_number)
     unfinished = counts[FileState.QUEUED] + counts[FileState.READING]
+    is_open = batch.files_to_come > 0
+    received = batch.pending_files.exclude(kind=PendingKind.MANIFEST).exclude(received_at=None)
+    sent = received.count() if is_open else 0
     return {
         "batch": batch,
         "states": states,
@@ -91,7 +96,10 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "pace": pace_of(batch, unfinished) if unfinished else None,
         "page": page,
         "done": batch.files_total - unfinished,
-        "is_finished": not unfinished,
+        "is_finished": not unfinished and not is_open,
+        "is_sent_by_a_person": is_open and not batch.source,
+        "sent": sent,
+        "announced": batch.files_to_come + sent,
         "undecided": undecided().count(),
     }
 
@@ -102,6 +110,16 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
 def batch_cancel(request: HttpRequest, pk: int) -> HttpResponse:
     cancelled = cancel(get_object_or_404(UploadBatch, pk=pk))
     messages.success(request, f"Cancelled: {counted(cancelled)} will not be read.")
+    return redirect("ingest:batch_detail", pk)
+
+
+@require_POST
+@login_required
+@permission_required("ingest.add_uploadbatch", raise_exception=True)
+def batch_finish(request: HttpRequest, pk: int) -> HttpResponse:
+    """Go on without the files that were not sent."""
+    missing = stop_waiting(get_object_or_404(UploadBatch, pk=pk, source=""))
+    messages.success(request, f"The import is complete without {counted(missing)} that did not come.")
     return redirect("ingest:batch_detail", pk)
 
 
