@@ -92,6 +92,7 @@ def state_of(batch: UploadBatch) -> dict[str, Any]:
     )
     return {
         "files_to_come": batch.files_to_come,
+        "files_to_send": batch.files_to_come - batch.pending_files.complete().count(),
         "files": [
             {
                 "url": reverse("ingest:sent_file", args=[number]),

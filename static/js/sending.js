@@ -10,7 +10,10 @@
   const NOISE = ["__macosx", "thumbs.db", "desktop.ini"];  // as ingest/labels.py has it
   const ARCHIVE = /\.(zip|tar|tar\.gz|tgz|tar\.bz2|tbz2?|tar\.xz|txz)$/i;
   const part = (name) => panel.querySelector(`[data-${name}]`);
-  const token = form.querySelector("[name=csrfmiddlewaretoken]").value;
+  const beginAt = form.getAttribute("data-begin");  // form.dataset is the field of that name
+  const sendingAt = form.getAttribute("data-sending");
+  const token = () => document.cookie.match(/(?:^|; )csrftoken=([^;]+)/)?.[1]  // another one after signing in again
+    ?? form.querySelector("[name=csrfmiddlewaretoken]").value;
   const pause = (seconds) => new Promise((resolve) => {
     setTimeout(resolve, 1000 * seconds);
     addEventListener("online", resolve, {once: true});
@@ -45,7 +48,7 @@
     if (others.every(({path}) => ARCHIVE.test(path))) body.set("only_archives", "on");
     if (manifest) { body.set("manifest", manifest.file); body.set("manifest_path", manifest.path); }
     body.set("announced", others.length);
-    const answer = await fetch(form.dataset.begin, {method: "POST", body, headers: {"X-CSRFToken": token}});
+    const answer = await fetch(beginAt, {method: "POST", body, headers: {"X-CSRFToken": token()}});
     if (answer.status === 422) { complain((await answer.json()).errors); return; }
     if (answer.status !== 201) throw new Error(answer.status);
     const addresses = await answer.json();
@@ -55,24 +58,27 @@
 
   const goOn = async () => {
     const files = chosenFiles();
-    const addresses = {sending: form.dataset.sending, batch_detail: location.pathname};
+    const addresses = {sending: sendingAt, batch_detail: location.pathname};
     const answer = await fetch(addresses.sending);
     if (!answer.ok) throw new Error(answer.status);
-    const {files_to_come: toCome, files: begun} = await answer.json();
+    const {files_to_send: missing, files: begun} = await answer.json();
+    const manifest = manifestAmong(files);
+    const hasPath = (each, known) => each.path.slice(-PATH_LENGTH) === known.path;
     for (const known of begun) {
-      const same = files.find((each) => !each.url && each.path.slice(-PATH_LENGTH) === known.path
+      const same = files.find((each) => !each.url && hasPath(each, known)
         && each.file.size === known.size && each.file.lastModified === known.modified);
       if (same) Object.assign(same, {url: known.url, done: known.offset, state: known.is_sent ? "sent" : "waiting"});
     }
-    const unknown = files.filter((each) => !each.url && each !== manifestAmong(files));
-    const left = [...files.filter((each) => each.url && each.state === "waiting"), ...unknown];
-    const sent = files.filter((each) => each.state === "sent");
-    if (!left.length || left.length > toCome) {
-      const words = toCome === 1 ? "one file of this import is" : `${toCome} files of this import are`;
-      complain([`These are not the files that are missing: ${words} still to come.`]);
+    const unfinished = begun.filter(({is_sent: isSent}) => !isSent);
+    const chosen = files.filter((each) => each !== manifest);
+    const left = chosen.filter(({state}) => state === "waiting");
+    const strangers = left.filter((each) => !each.url && !unfinished.some((known) => hasPath(each, known)));
+    if (!left.length || strangers.length > missing - unfinished.length) {
+      const words = missing === 1 ? "one file of this import is" : `${missing} files of this import are`;
+      complain([`These are not the files that are missing: ${words} still to be sent.`]);
       return;
     }
-    await send([...sent, ...left], addresses);
+    await send(chosen, addresses);
   };
 
   const send = async (files, addresses) => {
@@ -116,7 +122,7 @@
       else if (status === 401) Object.assign(each, {state: "failed", why: "You are signed out. Sign in again in another window."});
       else if (status >= 400 && status < 500) {
         if (await isComplete(addresses)) each.state = "sent";
-        else Object.assign(each, {state: "failed", why: error.originalResponse.getBody()?.slice(0, 200) || "It was refused."});
+        else Object.assign(each, {state: "failed", why: sentenceOf(error.originalResponse)});
       } else if (!(await isReadable(each.file))) {
         Object.assign(each, {state: "failed", why: "This device cannot read it, or it was changed."});
       } else {
@@ -136,7 +142,7 @@
       storeFingerprintForResuming: false,  // the server tells what has come: on any device, in any browser
       retryDelays: null,
       metadata: {path: each.path, modified: String(each.file.lastModified), key: each.key},
-      headers: {"X-CSRFToken": token},
+      headers: {"X-CSRFToken": token()},
       onProgress: (sent) => { each.done = sent; part("waiting").hidden = true; show(); },
       onSuccess: () => { each.done = each.file.size; resolve(null); },
       onError: (error) => { each.url = upload.url ?? each.url; resolve(error); },
@@ -144,6 +150,8 @@
     upload.start();
   });
 
+  const sentenceOf = (response) =>
+    response.getHeader("Content-Type")?.startsWith("text/plain") ? response.getBody() : "It was refused.";
   const isComplete = async ({sending}) => {
     try { return (await (await fetch(sending)).json()).files_to_come === 0; } catch { return false; }
   };
@@ -187,7 +195,7 @@
     const button = form.querySelector("button");
     button.disabled = true;
     try {
-      await (form.dataset.begin ? begin() : goOn());
+      await (beginAt ? begin() : goOn());
     } catch {
       complain(["The server cannot be reached, or you are signed out. Please try again."]);
     }
