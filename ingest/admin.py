@@ -5,7 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import Count, Min, QuerySet
+from django.db.models import Count, Min, Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -25,7 +25,9 @@ from ingest.models import (
     Split,
     UploadBatch,
     UploadedFile,
+    WatchedFolder,
 )
+from ingest.server_folders import FolderRefused, checked_folder
 
 
 class WithImageCount(admin.ModelAdmin[Any]):
@@ -194,7 +196,34 @@ class UploadBatchAdmin(ReadOnlyAdmin):
     @admin.display(description="files")
     def outcome(self, batch: Any) -> str:
         rejected = f", {batch.files_rejected} rejected" if batch.files_rejected else ""
-        return f"{batch.files_imported + batch.files_duplicate} of {batch.files_total} in{rejected}"
+        done = batch.files_imported + batch.files_duplicate + batch.files_checked
+        return f"{done} of {batch.files_total} {'tried' if batch.is_dry_run else 'in'}{rejected}"
+
+
+class WatchedFolderForm(forms.ModelForm[WatchedFolder]):
+    def clean_path(self) -> str:
+        try:
+            return str(checked_folder(self.cleaned_data["path"]))
+        except FolderRefused as refused:
+            raise forms.ValidationError(str(refused)) from refused
+
+
+@admin.register(WatchedFolder)
+class WatchedFolderAdmin(admin.ModelAdmin[WatchedFolder]):
+    """Folders of the server whose new files come in by themselves."""
+
+    form = WatchedFolderForm
+    list_display = ["path", "dataset", "label_source", "is_active", "looked_at", "taken", "problem"]
+    list_select_related = ["dataset"]
+    fields = ["path", "dataset", "label_source", "makes_organs", "is_active", "looked_at", "problem"]
+    readonly_fields = ["looked_at", "problem"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WatchedFolder]:
+        return WatchedFolder.objects.annotate(taken=Count("files", filter=Q(files__taken_at__isnull=False)))
+
+    @admin.display(description="files taken in")
+    def taken(self, folder: Any) -> int:
+        return int(folder.taken)
 
 
 @admin.register(UploadedFile)

@@ -68,6 +68,7 @@ class BatchViewSet(
             asked["label_source"],
             self.request.user,
             makes_organs=asked["makes_organs"],
+            is_dry_run=asked["is_dry_run"],
         )
         serializer.instance = self.get_queryset().get(pk=batch.pk)
 

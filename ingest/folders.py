@@ -37,13 +37,14 @@ def import_path(
     user: User | None = None,
     *,
     makes_organs: bool = False,
+    is_dry_run: bool = False,
     on_progress: Progress = lambda done, total: None,
 ) -> UploadBatch:
     """Import a folder, a file or an archive into one batch, and return it when every file is done.
 
     Without a label source: a manifest where there is one, else folder names where images lie in folders,
-    else DICOM tags. Archives in a folder are unpacked as well. Workers may import beside it. Raises
-    ManifestError.
+    else DICOM tags. Archives in a folder are unpacked as well. Workers may import beside it. A dry
+    run imports nothing and tells what would happen. Raises ManifestError.
     """
     files = files_under(path)
     paths = [inside for file in files for inside in paths_inside(file, is_alone=len(files) == 1)]
@@ -52,7 +53,7 @@ def import_path(
     may_be_inside = bool(files) and all(map(holds_archive, files))
     if label_source == LabelSource.MANIFEST and manifest is None and not may_be_inside:
         raise ManifestError("There is no manifest.csv in the folder.")
-    batch = open_batch(dataset_name, label_source, user, makes_organs=makes_organs)
+    batch = open_batch(dataset_name, label_source, user, makes_organs=makes_organs, is_dry_run=is_dry_run)
     import_rows(batch, receive_all(batch, files, manifest), len(paths), on_progress)
     return batch
 

@@ -9,6 +9,7 @@ from django.db.models import Count
 from django.http import StreamingHttpResponse
 
 from ingest.models import FileState, Image, UploadBatch
+from ingest.trying import NAME_WAITS
 
 REPORT_COLUMNS = [
     "path", "state", "reason_code", "reason", "size_bytes", "sha256",
@@ -28,6 +29,7 @@ def batch_report(batch: UploadBatch, seconds: float) -> dict[str, Any]:
         "batch": batch.pk,
         "files": files,
         "imported": counts[FileState.IMPORTED],
+        "would_be_imported": counts[FileState.CHECKED],
         "images": Image.objects.filter(uploaded_file__batch=batch).count(),
         "duplicates": counts[FileState.DUPLICATE],
         "rejected": dict(by_code),
@@ -35,9 +37,16 @@ def batch_report(batch: UploadBatch, seconds: float) -> dict[str, Any]:
             {"path": row.path, "code": row.reason_code, "reason": row.reason}
             for row in rejected.order_by("id")
         ],
+        "names_to_decide": names_to_decide(batch),
         "seconds": round(seconds, 2),
         "files_per_second": round(files / max(seconds, 1e-6), 1),
     }
+
+
+def names_to_decide(batch: UploadBatch) -> list[str]:
+    """Names of organs that the files of a dry run came with, and that would wait for a decision."""
+    waiting = batch.files.filter(state=FileState.CHECKED, reason_code=NAME_WAITS).order_by("organ_name")
+    return list(waiting.values_list("organ_name", flat=True).distinct())
 
 
 def csv_report(batch: UploadBatch) -> StreamingHttpResponse:

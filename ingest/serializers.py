@@ -13,14 +13,24 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
     makes_organs = serializers.BooleanField(
         default=False, help_text="Unknown organ names become classes, instead of waiting for a decision."
     )
+    is_dry_run = serializers.BooleanField(
+        default=False,
+        help_text="Nothing is imported; what would become of each file is told.",
+    )
     state = serializers.SerializerMethodField(help_text="empty, importing or finished")
     files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
 
     class Meta:
         model = UploadBatch
-        fields = ["id", "dataset", "label_source", "makes_organs", "created_at", "state", "files"]
+        fields = [
+            "id", "dataset", "label_source", "makes_organs", "is_dry_run", "files_to_come", "created_at",
+            "state", "files",
+        ]  # fmt: skip
+        read_only_fields = ["files_to_come"]
 
     def get_state(self, batch: Any) -> str:
+        if batch.files_to_come:
+            return "importing"
         if not batch.files_total:
             return "empty"
         return "importing" if batch.files_queued or batch.files_reading else "finished"

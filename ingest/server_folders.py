@@ -35,6 +35,8 @@ def is_below_a_root(path: Path) -> bool:
 
 def checked_folder(text: str) -> Path:
     """The folder of that path, resolved. Raises FolderRefused unless it is a root or lies below one."""
+    if not settings.IMPORT_ROOTS:
+        raise FolderRefused("No folder of the server may be imported: CBMIR_IMPORT_ROOTS names none.")
     try:
         path = Path(text).resolve()
         is_folder = Path(text).is_absolute() and is_below_a_root(path) and path.is_dir()

@@ -29,6 +29,10 @@ CURATE = [
 ]
 TRAIN = [
     *CURATE,
+    "ingest.view_watchedfolder",
+    "ingest.add_watchedfolder",
+    "ingest.change_watchedfolder",
+    "ingest.delete_watchedfolder",
     "ml.add_trainingrun",
     "ml.view_trainingrun",
     "ml.change_trainingrun",

@@ -35,6 +35,11 @@ class Command(BaseCommand):
             action="store_true",
             help="Make organs of unknown names. By default they wait for a curator's decision.",
         )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Import nothing: tell what would become of each file.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
     def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
@@ -45,16 +50,22 @@ class Command(BaseCommand):
             raise CommandError("The data set needs a name.")
         started = time.monotonic()
         try:
-            batch = self.import_with_progress(path, dataset, labels, options["new_organs"])
+            batch = self.import_with_progress(
+                path,
+                dataset,
+                labels,
+                makes_organs=options["new_organs"],
+                is_dry_run=options["dry_run"],
+            )
         except (ManifestError, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
         if options["json"]:
             self.stdout.write(json.dumps(report))
         else:
-            self.print_tables(report)
+            self.print_tables(report, batch.is_dry_run)
 
-    def import_with_progress(self, path: Path, dataset: str, labels: str, makes_organs: bool) -> UploadBatch:
+    def import_with_progress(self, path: Path, dataset: str, labels: str, **flags: Any) -> UploadBatch:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
         started = time.monotonic()
@@ -65,12 +76,16 @@ class Command(BaseCommand):
                 speed = done / max(time.monotonic() - started, 1e-6)
                 progress.update(task, completed=done, total=total, rate=f"{speed:.0f} files/s")
 
-            return import_path(path, dataset, labels, makes_organs=makes_organs, on_progress=show)
+            return import_path(path, dataset, labels, on_progress=show, **flags)
 
-    def print_tables(self, report: dict[str, Any]) -> None:
-        table = Table("", "files", title=f"Imported into {report['dataset']}")
-        table.add_row(f"imported ({report['images']} images)", str(report["imported"]))
-        table.add_row("already in the collection", str(report["duplicates"]))
+    def print_tables(self, report: dict[str, Any], is_dry_run: bool) -> None:
+        title = "Dry run: nothing was imported" if is_dry_run else f"Imported into {report['dataset']}"
+        table = Table("", "files", title=title)
+        if is_dry_run:
+            table.add_row("would be imported", str(report["would_be_imported"]))
+        else:
+            table.add_row(f"imported ({report['images']} images)", str(report["imported"]))
+        table.add_row(f"already in the {'files or the ' * is_dry_run}collection", str(report["duplicates"]))
         reasons = {row["code"]: row["reason"] for row in reversed(report["rejections"])}
         for code, count in report["rejected"].items():
             table.add_row(f"rejected: {reasons[code]}", str(count), style="yellow")
@@ -81,7 +96,10 @@ class Command(BaseCommand):
         with console.capture() as printed:
             console.print(table)
         self.stdout.write(printed.get())
-        if names := ", ".join(undecided().values_list("name", flat=True)[:10]):
+        if is_dry_run:
+            if names := ", ".join(report["names_to_decide"]):
+                self.stdout.write(f"Organ names that would wait for a decision: {names}.")
+        elif names := ", ".join(undecided().values_list("name", flat=True)[:10]):
             self.stdout.write(
                 f"Organ names that wait for a decision, on the page Imports: {names}. "
                 "Their images have no label until then."
