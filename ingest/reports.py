@@ -24,20 +24,20 @@ def batch_report(batch: UploadBatch, seconds: float) -> dict[str, Any]:
     rejected = batch.files.filter(state=FileState.REJECTED)
     by_code = rejected.order_by().values_list("reason_code").annotate(files=Count("id")).order_by("-files")
     files = sum(counts.values())
+    trial = {"would_be_imported": counts[FileState.CHECKED], "names_to_decide": names_to_decide(batch)}
     return {
         "dataset": batch.dataset.name,
         "batch": batch.pk,
         "files": files,
         "imported": counts[FileState.IMPORTED],
-        "would_be_imported": counts[FileState.CHECKED],
         "images": Image.objects.filter(uploaded_file__batch=batch).count(),
         "duplicates": counts[FileState.DUPLICATE],
+        **(trial if batch.is_dry_run else {}),
         "rejected": dict(by_code),
         "rejections": [
             {"path": row.path, "code": row.reason_code, "reason": row.reason}
             for row in rejected.order_by("id")
         ],
-        "names_to_decide": names_to_decide(batch),
         "seconds": round(seconds, 2),
         "files_per_second": round(files / max(seconds, 1e-6), 1),
     }

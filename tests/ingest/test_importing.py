@@ -255,7 +255,7 @@ def test_many_workers_import_each_file_once() -> None:
     for thread in threads:
         thread.join()
     counts = {state: batch.files.filter(state=state).count() for state in FileState.values}
-    assert counts == {"queued": 0, "reading": 0, "imported": 8, "duplicate": 8, "rejected": 0}
+    assert {state: count for state, count in counts.items() if count} == {"imported": 8, "duplicate": 8}
     assert Image.objects.count() == 8
     assert OrganClass.objects.count() == 3
     assert set(batch.files.values_list("attempts", flat=True)) == {1}
