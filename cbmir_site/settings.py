@@ -241,6 +241,16 @@ CELERY_BEAT_SCHEDULE["ingest.empty_trash"] = {
     "schedule": 3600.0,
     "options": {"expires": 1800},
 }
+CELERY_BEAT_SCHEDULE["ingest.forget_unfinished_uploads"] = {
+    "task": "ingest.forget_unfinished_uploads",
+    "schedule": 3600.0,
+    "options": {"expires": 1800},
+}
+CELERY_BEAT_SCHEDULE["ingest.look_at_watched_folders"] = {
+    "task": "ingest.look_at_watched_folders",
+    "schedule": 60.0,
+    "options": {"expires": 50},
+}
 CELERY_BEAT_SCHEDULE_FILENAME = str(embedded.run_dir() / "celerybeat-schedule")
 
 REST_FRAMEWORK = {
@@ -271,6 +281,8 @@ SPECTACULAR_SETTINGS = {
 MAX_UPLOAD_BYTES = env_int("CBMIR_MAX_UPLOAD_MB", 512) * 2**20  # one file, or one archive unpacked
 REJECTED_DAYS = env_int("CBMIR_REJECTED_DAYS", 7)  # the bytes of rejected files are kept, to be tried again
 TRASH_DAYS = env_int("CBMIR_TRASH_DAYS", 30)  # then the trash is emptied of a data set
+UPLOAD_DAYS = env_int("CBMIR_UPLOAD_DAYS", 7)  # what nobody goes on sending is forgotten
+IMPORT_ROOTS = env_list("CBMIR_IMPORT_ROOTS", "")  # folders of the server that may be imported from
 MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # evenly spaced frames of a multi-frame object
 DATA_UPLOAD_MAX_NUMBER_FILES = 5000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 6 * DATA_UPLOAD_MAX_NUMBER_FILES  # labels of each

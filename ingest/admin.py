@@ -26,7 +26,9 @@ from ingest.models import (
     Split,
     UploadBatch,
     UploadedFile,
+    WatchedFolder,
 )
+from ingest.server_folders import FolderRefused, checked_folder
 
 IN_COLLECTION = Count("images", filter=Q(images__dataset__trashed_at=None))
 
@@ -212,7 +214,34 @@ class UploadBatchAdmin(ReadOnlyAdmin):
     def outcome(self, batch: Any) -> str:
         rejected = f", {batch.files_rejected} rejected" if batch.files_rejected else ""
         rejected += f", {batch.files_quarantined} in quarantine" if batch.files_quarantined else ""
-        return f"{batch.files_imported + batch.files_duplicate} of {batch.files_total} in{rejected}"
+        done = batch.files_imported + batch.files_duplicate + batch.files_checked
+        return f"{done} of {batch.files_total} {'tried' if batch.is_dry_run else 'in'}{rejected}"
+
+
+class WatchedFolderForm(forms.ModelForm[WatchedFolder]):
+    def clean_path(self) -> str:
+        try:
+            return str(checked_folder(self.cleaned_data["path"]))
+        except FolderRefused as refused:
+            raise forms.ValidationError(str(refused)) from refused
+
+
+@admin.register(WatchedFolder)
+class WatchedFolderAdmin(admin.ModelAdmin[WatchedFolder]):
+    """Folders of the server whose new files come in by themselves."""
+
+    form = WatchedFolderForm
+    list_display = ["path", "dataset", "label_source", "is_active", "looked_at", "taken", "problem"]
+    list_select_related = ["dataset"]
+    fields = ["path", "dataset", "label_source", "makes_organs", "is_active", "looked_at", "problem"]
+    readonly_fields = ["looked_at", "problem"]
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WatchedFolder]:
+        return WatchedFolder.objects.annotate(taken=Count("files", filter=Q(files__taken_at__isnull=False)))
+
+    @admin.display(description="files taken in")
+    def taken(self, folder: Any) -> int:
+        return int(folder.taken)
 
 
 @admin.register(UploadedFile)

@@ -72,6 +72,7 @@ class BatchViewSet(
             makes_organs=asked["makes_organs"],
             is_trusted=asked["is_trusted"],
             manifest_columns=asked["dataset"].get("manifest_columns"),
+            is_dry_run=asked["is_dry_run"],
         )
         serializer.instance = self.get_queryset().get(pk=batch.pk)
 

@@ -9,7 +9,8 @@ class IngestConfig(AppConfig):
     name = "ingest"
 
     def ready(self) -> None:
-        for sender, receiver in {"Image": forget_files, "UploadedFile": forget_original}.items():
+        receivers = {"Image": forget_files, "UploadedFile": forget_original, "PendingFile": forget_parts}
+        for sender, receiver in receivers.items():
             post_delete.connect(
                 receiver, sender=f"ingest.{sender}", dispatch_uid=f"ingest.{receiver.__name__}", weak=False
             )
@@ -32,3 +33,13 @@ def forget_original(instance: Any, **_: Any) -> None:
 
     if instance.sha256:
         transaction.on_commit(partial(delete_unused_original, instance.sha256))
+
+
+def forget_parts(instance: Any, **_: Any) -> None:
+    """A file on its way in that is deleted takes with it what had come of it."""
+    from django.db import transaction
+
+    from ingest.resumable import delete_parts
+
+    if instance.received_at is None or instance.kind == "manifest":
+        transaction.on_commit(partial(delete_parts, instance.pk, instance.received_bytes))

@@ -74,7 +74,7 @@ def check_ledger(repair: bool = False) -> list[Finding]:
     stuck = Finding("stuck", "files whose reader died", of="file")
     deleted = Finding("images_deleted", "imported files whose images were deleted", "file", is_problem=False)
     has_images = Exists(Image.objects.filter(uploaded_file=OuterRef("pk")))
-    is_finished = ~Q(state__in=[FileState.QUEUED, FileState.READING])
+    is_finished = Q(state__in=set(FileState.values) - {FileState.QUEUED, FileState.READING})
     untrue.add_all(
         UploadedFile.objects.filter(
             ~Q(state__in=FileState.values)

@@ -39,14 +39,15 @@ def import_path(
     makes_organs: bool = False,
     is_trusted: bool = False,
     manifest_columns: Mapping[str, str] | None = None,
+    is_dry_run: bool = False,
     on_progress: Progress = lambda done, total: None,
     **of_new_dataset: Any,
 ) -> UploadBatch:
     """Import a folder, a file or an archive into one batch, and return it when every file is done.
 
     Without a label source: a manifest where there is one, else folder names where images lie in folders,
-    else DICOM tags. Archives in a folder are unpacked as well. Workers may import beside it. Raises
-    ManifestError.
+    else DICOM tags. Archives in a folder are unpacked as well. Workers may import beside it. A dry
+    run imports nothing and tells what would happen. Raises ManifestError.
     """
     files = files_under(path)
     paths = [inside for file in files for inside in paths_inside(file, is_alone=len(files) == 1)]
@@ -62,6 +63,7 @@ def import_path(
         user,
         makes_organs=makes_organs,
         is_trusted=is_trusted,
+        is_dry_run=is_dry_run,
         manifest_columns=columns,
         **of_new_dataset,
     )

@@ -53,6 +53,7 @@ from ingest.storing import (
     rendition_name,
     store_once,
 )
+from ingest.trying import try_out
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, ho
 MAX_ATTEMPTS = 3
 ANNOUNCE_EVERY = 32  # files
 MISSING_BYTES = "missing_bytes"
+LABELS_TOLD = ("organ_name", "modality_code")  # by a dry run
 
 
 def import_queued(batch: UploadBatch | None = None, seconds: float | None = None) -> int:
@@ -168,18 +170,26 @@ def held_by(row: UploadedFile) -> UploadedFileQuerySet:
 
 
 def reject(row: UploadedFile, code: str, sentence: str, state: str = FileState.REJECTED) -> None:
-    """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py)."""
+    """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py). Not of a dry run."""
+    is_dry_run = row.batch.is_dry_run
     held_by(row).update(
         state=state,
         reason_code=code,
         reason=sentence[:500],
         finished_at=timezone.now(),
-        is_retryable=code != MISSING_BYTES,
+        is_retryable=code != MISSING_BYTES and not is_dry_run,
     )
+    if is_dry_run:
+        transaction.on_commit(partial(delete_unused_original, row.sha256))
 
 
 def read_and_store(row: UploadedFile) -> list[int]:
-    """Make the images of a locked row, find that they exist, or hold the file back for a person's eye."""
+    """Make the images of a locked row, find that they exist, or hold the file back for a person's eye; of a
+    dry run, only tell."""
+    if row.batch.is_dry_run:
+        try_out(row, stored_original(row.sha256))
+        finish(row, FileState(row.state))
+        return []
     existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
     merged = UploadedFile.objects.filter(sha256=row.sha256, reason_code="merged").values("duplicate_of")
     if finish_as_duplicate(row, existing) or finish_as_duplicate(row, Image.objects.filter(pk__in=merged)):
@@ -241,7 +251,8 @@ def stored_original(sha256: str) -> bytes:
 
 def finish(row: UploadedFile, state: FileState) -> None:
     row.state, row.finished_at = state, timezone.now()
-    row.save(update_fields=["path", "state", "finished_at", "reason_code", "reason", "duplicate_of"])
+    told = ["path", "state", "finished_at", "reason_code", "reason", "duplicate_of", *LABELS_TOLD]
+    row.save(update_fields=told)
 
 
 def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:

@@ -67,6 +67,9 @@ def open_batch(
     *,
     makes_organs: bool = False,
     is_trusted: bool = False,
+    is_dry_run: bool = False,
+    source: str = "",
+    files_to_come: int = 0,
     manifest_columns: Mapping[str, str] | None = None,
     **of_new_dataset: Any,
 ) -> UploadBatch:
@@ -89,6 +92,9 @@ def open_batch(
             label_source=label_source,
             makes_organs=makes_organs,
             is_trusted=is_trusted,
+            is_dry_run=is_dry_run,
+            source=source,
+            files_to_come=files_to_come,
             created_by=creator,
         )
 
@@ -114,8 +120,7 @@ def receive_file(
     if row.size_bytes == 0:
         return reject_unread(row, "empty_file", "The file is empty.")
     if row.size_bytes > settings.MAX_UPLOAD_BYTES:
-        limit = settings.MAX_UPLOAD_BYTES / 2**20
-        return reject_unread(row, "too_large", f"The file is larger than the limit of {limit:g} MB.")
+        return reject_too_large(row)
     stream.seek(0)
     row.sha256 = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     with transaction.atomic():
@@ -123,6 +128,11 @@ def receive_file(
         store_once(original_name(row.sha256), stream, row.size_bytes)
         row.save()
     return row
+
+
+def reject_too_large(row: UploadedFile) -> UploadedFile:
+    limit = settings.MAX_UPLOAD_BYTES / 2**20
+    return reject_unread(row, "too_large", f"The file is larger than the limit of {limit:g} MB.")
 
 
 def reject_unread(row: UploadedFile, code: str, sentence: str) -> UploadedFile:
@@ -178,8 +188,18 @@ def receive_named(
     for row in receive_each(batch, files, manifest, allowance):
         ended.add(row.path)
         yield row
-    present = ended | {clean_path(file.path) for file in files}
-    for path in manifest.claims if manifest else ():
+    if manifest:
+        yield from reject_missing(batch, manifest, ended, ended | {clean_path(file.path) for file in files})
+
+
+def reject_missing(
+    batch: UploadBatch, manifest: Manifest, ended: set[str], present: set[str]
+) -> Iterator[UploadedFile]:
+    """A rejected row for each file that the manifest names and that is not `present`.
+
+    `ended`: the paths of the rows that there are.
+    """
+    for path in manifest.claims:
         is_inside_a_refused_archive = not ended.isdisjoint(map(str, PurePosixPath(path).parents))
         if path not in present and not is_inside_a_refused_archive:
             sentence = "The manifest names this file, but it is not there."
@@ -187,18 +207,27 @@ def receive_named(
 
 
 def receive_each(
-    batch: UploadBatch, files: Sequence[IncomingFile], manifest: Manifest | None, allowance: Allowance | None
+    batch: UploadBatch,
+    files: Sequence[IncomingFile],
+    manifest: Manifest | None,
+    allowance: Allowance | None,
+    is_alone: bool | None = None,
 ) -> Iterator[UploadedFile]:
-    """`allowance` is that of the archive which the files are members of, if they are."""
+    """`allowance` is that of the archive which the files are members of, if they are.
+
+    `is_alone`: whether no other file comes beside; without it, whether `files` has one.
+    """
     wanted = [file for file in files if is_received(file, manifest)]
+    if is_alone is None:
+        is_alone = len(wanted) == 1
     for file in wanted:
         path = clean_path(file.path)
         try:
             with file.open() as stream:
                 if is_archive(path, stream):
-                    folder = path if allowance or len(wanted) > 1 else ""
+                    folder = path if allowance or not is_alone else ""
                     yield from receive_members(batch, file, stream, folder, manifest, allowance)
-                elif len(wanted) == 1 or not looks_like_dicomdir(start_of(stream)):
+                elif is_alone or not looks_like_dicomdir(start_of(stream)):
                     claims = claims_for(path, batch.label_source, manifest, file.claims)
                     yield receive_file(batch, path, stream, claims)
         except RejectedFile as rejected:

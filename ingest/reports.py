@@ -9,6 +9,7 @@ from django.db.models import Count
 from django.http import StreamingHttpResponse
 
 from ingest.models import FileState, Image, UploadBatch
+from ingest.trying import NAME_WAITS
 
 REPORT_COLUMNS = [
     "path", "state", "reason_code", "reason", "size_bytes", "sha256",
@@ -23,6 +24,7 @@ def batch_report(batch: UploadBatch, seconds: float) -> dict[str, Any]:
     rejected = batch.files.filter(state=FileState.REJECTED)
     by_code = rejected.order_by().values_list("reason_code").annotate(files=Count("id")).order_by("-files")
     files = sum(counts.values())
+    trial = {"would_be_imported": counts[FileState.CHECKED], "names_to_decide": names_to_decide(batch)}
     return {
         "dataset": batch.dataset.name,
         "batch": batch.pk,
@@ -32,6 +34,7 @@ def batch_report(batch: UploadBatch, seconds: float) -> dict[str, Any]:
         "duplicates": counts[FileState.DUPLICATE],
         "left_out": counts[FileState.LEFT_OUT],
         "quarantined": counts[FileState.QUARANTINED],
+        **(trial if batch.is_dry_run else {}),
         "rejected": dict(by_code),
         "rejections": [
             {"path": row.path, "code": row.reason_code, "reason": row.reason}
@@ -40,6 +43,12 @@ def batch_report(batch: UploadBatch, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 2),
         "files_per_second": round(files / max(seconds, 1e-6), 1),
     }
+
+
+def names_to_decide(batch: UploadBatch) -> list[str]:
+    """Names of organs that the files of a dry run came with, and that would wait for a decision."""
+    waiting = batch.files.filter(state=FileState.CHECKED, reason_code=NAME_WAITS).order_by("organ_name")
+    return list(waiting.values_list("organ_name", flat=True).distinct())
 
 
 def csv_report(batch: UploadBatch) -> StreamingHttpResponse:

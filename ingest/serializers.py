@@ -25,6 +25,10 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
         required=False,
         help_text="What manifests call our columns, {ours: theirs}; kept with the data set.",
     )
+    is_dry_run = serializers.BooleanField(
+        default=False,
+        help_text="Nothing is imported; what would become of each file is told.",
+    )
     state = serializers.SerializerMethodField(help_text="empty, importing or finished")
     files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
 
@@ -37,10 +41,13 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
             "makes_organs",
             "is_trusted",
             "manifest_columns",
+            "is_dry_run",
+            "files_to_come",
             "created_at",
             "state",
             "files",
         ]
+        read_only_fields = ["files_to_come"]
 
     def validate_dataset(self, name: str) -> str:
         try:
@@ -55,6 +62,8 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
         return columns
 
     def get_state(self, batch: Any) -> str:
+        if batch.files_to_come:
+            return "importing"
         if not batch.files_total:
             return "empty"
         return "importing" if batch.files_queued or batch.files_reading else "finished"

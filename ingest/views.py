@@ -12,8 +12,17 @@ from django_htmx.middleware import HtmxDetails
 
 from ingest.bell import ring
 from ingest.forms import BatchForm
+from ingest.labels import Manifest
 from ingest.ledger import NOT_IMPORTED, cancel, causes_of, pace_of, retry
-from ingest.models import FileState, Modality, ModalityName, OrganClass, OrganName, UploadBatch
+from ingest.models import (
+    FileState,
+    Modality,
+    ModalityName,
+    OrganClass,
+    OrganName,
+    PendingKind,
+    UploadBatch,
+)
 from ingest.naming import (
     decide,
     decide_modality,
@@ -22,9 +31,11 @@ from ingest.naming import (
     waiting_modalities,
     waiting_names,
 )
+from ingest.pending import expect_files, stop_waiting
 from ingest.quarantine import undecided as quarantined
-from ingest.receiving import open_batch, receive_all
+from ingest.receiving import receive_all
 from ingest.reports import csv_report
+from ingest.server_folders import pending_folder
 
 FILES_PER_PAGE = 100
 BATCHES_PER_PAGE = 25
@@ -48,25 +59,26 @@ def batch_list(request: HttpRequest) -> HttpResponse:
 @login_required
 @permission_required("ingest.add_uploadbatch", raise_exception=True)
 def batch_create(request: HttpRequest) -> HttpResponse:
-    form = BatchForm(request.POST or None, request.FILES or None)
+    """Without a script all files come in one request; with one, they are sent in parts: sending_views.py."""
+    form = BatchForm(request.POST or None, request.FILES or None, user=request.user)
     if request.method == "POST" and form.is_valid():
-        batch = open_batch(
-            form.cleaned_data["dataset"],
-            form.cleaned_data["label_source"],
-            request.user,
-            makes_organs=form.cleaned_data["makes_organs"],
-            is_trusted=form.cleaned_data["is_trusted"],
-            manifest_columns=form.cleaned_data["manifest_columns"],
-            **form.slices(),
-        )
-        if (manifest := form.cleaned_data["manifest"]) and manifest.unused:
-            unused = ", ".join(manifest.unused)[:300]
-            messages.info(request, f"Columns of the manifest that were not used: {unused}.")
-        for _row in receive_all(batch, form.cleaned_data["incoming"], form.cleaned_data["manifest"]):
-            pass
+        if folder := form.cleaned_data.get("server_folder"):
+            batch = form.batch(request.user, source=str(folder))
+            expect_files(batch, [pending_folder(batch, folder)])
+        else:
+            batch, manifest = form.batch(request.user), form.cleaned_data["manifest"]
+            tell_unused_columns(request, manifest)
+            for _row in receive_all(batch, form.cleaned_data["incoming"], manifest):
+                pass
         ring("ingest.import_queued_files")
         return redirect("ingest:batch_detail", batch.pk)
     return render(request, "ingest/batch_create.html", {"form": form}, status=422 if form.errors else 200)
+
+
+def tell_unused_columns(request: HttpRequest, manifest: Manifest | None) -> None:
+    if manifest and manifest.unused:
+        unused = ", ".join(manifest.unused)[:300]
+        messages.info(request, f"Columns of the manifest that were not used: {unused}.")
 
 
 @require_GET
@@ -95,6 +107,9 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         cause = ""
     page: Page[Any] = Paginator(files, FILES_PER_PAGE).get_page(page_number)
     unfinished = counts[FileState.QUEUED] + counts[FileState.READING]
+    is_open = batch.files_to_come > 0
+    received = batch.pending_files.exclude(kind=PendingKind.MANIFEST).exclude(received_at=None)
+    sent = received.count() if is_open else 0
     return {
         "batch": batch,
         "states": states,
@@ -105,7 +120,10 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "pace": pace_of(batch, unfinished) if unfinished else None,
         "page": page,
         "done": batch.files_total - unfinished,
-        "is_finished": not unfinished,
+        "is_finished": not unfinished and not is_open,
+        "is_sent_by_a_person": is_open and not batch.source,
+        "sent": sent,
+        "announced": batch.files_to_come + sent,
         **waiting_counts(),
         "quarantined": counts[FileState.QUARANTINED],
     }
@@ -122,6 +140,16 @@ def waiting_counts() -> dict[str, int]:
 def batch_cancel(request: HttpRequest, pk: int) -> HttpResponse:
     cancelled = cancel(get_object_or_404(UploadBatch, pk=pk))
     messages.success(request, f"Cancelled: {counted(cancelled)} will not be read.")
+    return redirect("ingest:batch_detail", pk)
+
+
+@require_POST
+@login_required
+@permission_required("ingest.add_uploadbatch", raise_exception=True)
+def batch_finish(request: HttpRequest, pk: int) -> HttpResponse:
+    """Go on without the files that were not sent."""
+    missing = stop_waiting(get_object_or_404(UploadBatch, pk=pk, source=""))
+    messages.success(request, f"The import is complete without {counted(missing)} that did not come.")
     return redirect("ingest:batch_detail", pk)
 
 

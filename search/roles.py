@@ -32,6 +32,10 @@ CURATE = [
 TRAIN = [
     *CURATE,
     "ingest.keep_identifiers",
+    "ingest.view_watchedfolder",
+    "ingest.add_watchedfolder",
+    "ingest.change_watchedfolder",
+    "ingest.delete_watchedfolder",
     "ml.add_trainingrun",
     "ml.view_trainingrun",
     "ml.change_trainingrun",

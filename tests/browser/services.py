@@ -61,6 +61,16 @@ class Services:
         finally:
             os.killpg(self.processes[name].pid, signal.SIGCONT)
 
+    @contextmanager
+    def dead(self, name: str) -> Iterator[None]:
+        """The service is killed, and another one started after."""
+        os.killpg(self.processes[name].pid, signal.SIGKILL)
+        self.processes[name].wait()
+        yield
+        services = {service.name: service for service in default_services("127.0.0.1", self.port)}
+        self.processes[name] = self._start(services[name])
+        wait_until(self.answers, f"the web server, see {self.log_dir}")
+
     def stop(self) -> None:
         for process in self.processes.values():
             os.killpg(process.pid, signal.SIGKILL)

@@ -62,9 +62,12 @@ def test_every_file_of_a_batch_is_accounted_for(open_page: OpenPage, services: S
         expect(page.locator("#ledger [role=status]")).to_contain_text("1 of 6 files done")
 
     expect_done(page, 6)
-    for path in ("one.png", "two.png", "liver/three.png"):
+    for path in ("two.png", "liver/three.png"):
         expect(row(page, path).first).to_contain_text("imported")
-    expect(row(page, "one-again.png")).to_contain_text("duplicate")
+    same = row(page, "one.png"), row(page, "one-again.png")  # whichever came first
+    first, again = same if "imported" in same[0].inner_text() else reversed(same)
+    expect(first).to_contain_text("imported")
+    expect(again).to_contain_text("duplicate")
     for path in ("cut-off.png", "empty.png"):
         expect(row(page, path)).to_contain_text("rejected")
         expect(row(page, path).get_by_role("cell").nth(3)).to_have_text(re.compile(r"^\w.{10,}\.$"))

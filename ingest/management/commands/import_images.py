@@ -60,6 +60,11 @@ class Command(BaseCommand):
             help="What manifest.csv calls a column of ours (path, organ, modality, group_id, split), such as "
             "organ=diagnosis; kept with the data set. Common names are known.",
         )
+        parser.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Import nothing: tell what would become of each file.",
+        )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
     def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
@@ -77,6 +82,7 @@ class Command(BaseCommand):
                 labels,
                 makes_organs=options["new_organs"],
                 is_trusted=options["trusted"],
+                is_dry_run=options["dry_run"],
                 manifest_columns=columns_said(options["column"]),
                 **slices,
             )
@@ -86,7 +92,7 @@ class Command(BaseCommand):
         if options["json"]:
             self.stdout.write(json.dumps(report))
         else:
-            self.print_tables(report)
+            self.print_tables(report, batch.is_dry_run)
 
     def slice_options(self, name: str, choice: str | None, step: int | None) -> dict[str, Any]:
         """Fields of a new data set. Raises CommandError."""
@@ -113,10 +119,14 @@ class Command(BaseCommand):
 
             return import_path(path, dataset, labels, on_progress=show, **options)
 
-    def print_tables(self, report: dict[str, Any]) -> None:
-        table = Table("", "files", title=f"Imported into {report['dataset']}")
-        table.add_row(f"imported ({report['images']} images)", str(report["imported"]))
-        table.add_row("already in the collection", str(report["duplicates"]))
+    def print_tables(self, report: dict[str, Any], is_dry_run: bool) -> None:
+        title = "Dry run: nothing was imported" if is_dry_run else f"Imported into {report['dataset']}"
+        table = Table("", "files", title=title)
+        if is_dry_run:
+            table.add_row("would be imported", str(report["would_be_imported"]))
+        else:
+            table.add_row(f"imported ({report['images']} images)", str(report["imported"]))
+        table.add_row(f"already in the {'files or the ' * is_dry_run}collection", str(report["duplicates"]))
         if report["left_out"]:
             table.add_row("left out: slices that the data set does not take", str(report["left_out"]))
         if report["quarantined"]:
@@ -131,7 +141,10 @@ class Command(BaseCommand):
         with console.capture() as printed:
             console.print(table)
         self.stdout.write(printed.get())
-        if names := ", ".join(undecided().values_list("name", flat=True)[:10]):
+        if is_dry_run:
+            if names := ", ".join(report["names_to_decide"]):
+                self.stdout.write(f"Organ names that would wait for a decision: {names}.")
+        elif names := ", ".join(undecided().values_list("name", flat=True)[:10]):
             self.stdout.write(
                 f"Organ names that wait for a decision, on the page Imports: {names}. "
                 "Their images have no label until then."
