@@ -37,6 +37,7 @@ DOUBLE, BROKEN, DICOM = 0.1, 0.05, 0.3  # shares of the files that are sent
 PAUSES = (0.2, 4.0)  # seconds between two kills
 PATIENCE_SECONDS = 600  # until nothing is left to do; dead readers are noticed after a minute
 DATABASE = "PostgreSQL"
+WORKERS = 4  # two that import, one that describes, one for upkeep
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def main() -> None:
         folder.chmod(0o755)  # the embedded PostgreSQL runs as an account of its own under root
         supervisor = start_installation(folder)
         try:
+            wait_for_workers(supervisor)
             rounds = list(run_rounds(supervisor, options, random.Random(seed)))
             faults = [fault for each in rounds for fault in each.faults] + faults_of_collection(deep=True)
         finally:
@@ -116,6 +118,15 @@ def start_installation(folder: Path) -> "Supervisor":
     supervisor.claim()
     supervisor.start()
     return supervisor
+
+
+def wait_for_workers(supervisor: "Supervisor") -> None:
+    """Until they listen: what is killed while it starts has nothing to lose."""
+    from celery import current_app
+
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while len(current_app.control.ping(timeout=1) or []) < WORKERS and time.monotonic() < deadline:
+        watch(supervisor, 1)
 
 
 def run_rounds(supervisor: "Supervisor", options: argparse.Namespace, rng: random.Random) -> Iterator[Round]:
