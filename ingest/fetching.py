@@ -19,6 +19,7 @@ from typing import IO, TypeVar
 
 import pydicom
 from django.db import transaction
+from django.db.models import Count
 from pydicom.errors import InvalidDicomError
 
 from ingest.dicom import looks_like_dicom
@@ -133,8 +134,9 @@ def rows_of(source: Source) -> UploadedFileQuerySet:
 
 
 def number_of(sources: Sequence[Source]) -> int:
-    """Files of these sources that are in the collection or on their way into it."""
-    return sum(rows_of(source).exclude(state=FileState.REJECTED).count() for source in sources)
+    """Different files of these sources that are in the collection or on their way into it."""
+    rows = [rows_of(source).exclude(state=FileState.REJECTED) for source in sources]
+    return sum(each.aggregate(number=Count("sha256", distinct=True))["number"] for each in rows)
 
 
 def plan_of(source: Source, archive: Archive, folder: Path, wanted: int) -> Plan:

@@ -251,6 +251,15 @@ def test_a_folder_stands_for_a_collection(fetch: Callable[..., str], tmp_path: P
     assert Dataset.objects.get().licence == "for research"
 
 
+def test_what_is_there_twice_counts_once(fetch: Callable[..., str], nbia: Nbia) -> None:
+    first = nbia.add_series("BRAINS", "p1", images=10)
+    again = nbia.add_series("BRAINS", "p2", images=10)
+    nbia.files[again] = nbia.files[first]
+    nbia.add_series("BRAINS", "p3", images=10)
+    fetch(limit=20)
+    assert Image.objects.count() == 20
+
+
 def test_a_dry_run_takes_nothing(fetch: Callable[..., str], nbia: Nbia) -> None:
     for patient in ("p1", "p1", "p2"):
         nbia.add_series("BRAINS", patient, images=12)

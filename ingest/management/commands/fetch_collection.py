@@ -7,6 +7,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import InterfaceError, OperationalError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
@@ -36,6 +37,7 @@ class Outcome:
     wanted: int
     before: int
     after: int = 0
+    asked: list[str] = field(default_factory=list)  # names of sources
     plans: list[Plan] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
@@ -43,10 +45,6 @@ class Outcome:
     def is_complete(self) -> bool:
         """Whether the class has as many as were wanted, or all that there are."""
         return self.after >= self.wanted or not self.failures
-
-    @property
-    def names(self) -> str:
-        return ", ".join(dict.fromkeys(plan.source.name for plan in self.plans))
 
 
 class Command(BaseCommand):
@@ -88,18 +86,20 @@ class Command(BaseCommand):
                 self.stdout.write(printed(outcome_table(outcomes)))
         except KeyboardInterrupt:
             raise CommandError(f"Stopped. {GOES_ON}", returncode=130) from None
+        except (OperationalError, InterfaceError) as error:
+            raise CommandError(f"The database failed. {GOES_ON}") from error
         except OSError as error:
             raise CommandError(f"The disk failed: {error.strerror or type(error).__name__}.") from error
-        self.tell_failures(outcomes)
+        self.tell_failures(outcomes, "" if options["dry_run"] else GOES_ON)
 
-    def tell_failures(self, outcomes: list[Outcome]) -> None:
+    def tell_failures(self, outcomes: list[Outcome], goes_on: str) -> None:
         for outcome in outcomes:
             for failure in outcome.failures[:SHOWN_FAILURES]:
                 self.stdout.write(f"{outcome.organ}: {failure}")
             if len(outcome.failures) > SHOWN_FAILURES:
                 self.stdout.write(f"{outcome.organ}: {len(outcome.failures) - SHOWN_FAILURES} more failures.")
         if lacking := [outcome.organ for outcome in outcomes if not outcome.is_complete]:
-            raise CommandError(f"Not complete: {', '.join(lacking)}. {GOES_ON}")
+            raise CommandError(f"Not complete: {', '.join(lacking)}. {goes_on}")
 
 
 def looked_for(organ: str, collection: Collection, folder: Path, limit: int) -> Outcome:
@@ -110,6 +110,7 @@ def looked_for(organ: str, collection: Collection, folder: Path, limit: int) -> 
     for source in sources:
         if outcome.after >= limit:
             break
+        outcome.asked.append(source.name)
         try:
             outcome.plans.append(plan_of(source, archive, folder, limit - outcome.after))
             outcome.after += outcome.plans[-1].expected(limit - outcome.after)
@@ -147,6 +148,7 @@ def fetch_class(
     for source in sources:
         if outcome.after >= limit:
             break
+        outcome.asked.append(source.name)
         try:
             outcome.plans.append(plan_of(source, archive, folder, limit - outcome.after))
         except FetchError as error:
@@ -170,7 +172,7 @@ def plan_table(outcomes: list[Outcome]) -> Table:
         patients = len({each.patient_id for each in series})
         megabytes = sum(each.size_bytes for each in series) / 2**20
         numbers = [outcome.before, slices, len(series), patients, f"{megabytes:.0f}"]
-        table.add_row(outcome.organ, outcome.names, *map(str, numbers), style=style_of(outcome))
+        table.add_row(outcome.organ, ", ".join(outcome.asked), *map(str, numbers), style=style_of(outcome))
     return table
 
 
@@ -179,7 +181,7 @@ def outcome_table(outcomes: list[Outcome]) -> Table:
     for outcome in outcomes:
         new = outcome.after - outcome.before
         numbers = [outcome.before, new, outcome.after, outcome.wanted, len(outcome.failures)]
-        table.add_row(outcome.organ, outcome.names, *map(str, numbers), style=style_of(outcome))
+        table.add_row(outcome.organ, ", ".join(outcome.asked), *map(str, numbers), style=style_of(outcome))
     return table
 
 
