@@ -1,23 +1,27 @@
 """Fetching the paper's collection, from a server that speaks the archive's interface and misbehaves."""
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from io import StringIO
+from contextlib import contextmanager, nullcontext
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import IO
 
 import pytest
 from django.core.management import CommandError, call_command
 
 from ingest import fetching, tcia
-from ingest.fetching import by_turns, read_collection, share_of, spread
+from ingest.fetching import Fetch, Plan, Source, by_turns, read_collection, share_of, spread
 from ingest.models import Dataset, FileState, Image, UploadBatch, UploadedFile
+from ingest.receiving import IncomingFile
 from ingest.tcia import Archive, FetchError, Series
 from tests import nbia_server
-from tests.factories import png_bytes, zip_bytes
+from tests.factories import dicom_bytes, png_bytes, zip_bytes
 from tests.nbia_server import Nbia
 from tests.processes import ROOT, environment, wait_until
 
@@ -305,6 +309,22 @@ def test_a_killed_fetch_goes_on_where_it_was(nbia: Nbia, tmp_path: Path, transac
     assert Counter(nbia.asked) == {**dict.fromkeys(series, 1), last: 2}
     assert Counter(UploadedFile.objects.values_list("state", flat=True)) == {"imported": 30}
     assert list(folder.rglob("*.*")) == []
+
+
+def test_a_series_comes_in_whole_or_not_at_all(db: None, tmp_path: Path) -> None:
+    @contextmanager
+    def failing_disk() -> Iterator[IO[bytes]]:
+        raise OSError(errno.EIO, "Input/output error")
+        yield
+
+    good = IncomingFile("BRAINS/1.2/1.dcm", lambda: nullcontext(BytesIO(dicom_bytes(seed=1))))
+    bad = IncomingFile("BRAINS/1.2/2.dcm", failing_disk)
+    fetch = Fetch(Plan(Source("brain", "BRAINS")), Archive("http://127.0.0.1:9"), tmp_path)
+    with pytest.raises(OSError, match="Input/output"):
+        fetch.receive([good, bad])
+    assert not UploadedFile.objects.exists()
+    fetch.receive([good])
+    assert UploadedFile.objects.get().state == FileState.IMPORTED
 
 
 def test_the_papers_manifest_has_24_classes_with_sources() -> None:
