@@ -25,7 +25,7 @@ from pydicom.errors import InvalidDicomError
 from ingest.dicom import looks_like_dicom
 from ingest.folders import CHUNK_FILES, files_under, import_rest
 from ingest.image_file import RejectedFile
-from ingest.labels import Claims
+from ingest.labels import Claims, ManifestError, clean_path
 from ingest.models import Dataset, FileState, LabelSource, UploadBatch, UploadedFile, UploadedFileQuerySet
 from ingest.pictures import format_of
 from ingest.receiving import IncomingFile, open_batch, receive_all
@@ -35,15 +35,12 @@ MANIFEST = Path(__file__).with_name("paper_collection.toml")
 LIMIT = 300  # of each class, as in the paper
 LEAST_SHARE = 10  # slices of a series where there are series enough: 30 series for 300 slices
 HEADER_TAGS = ["SOPInstanceUID", "InstanceNumber", "ImageType", "Rows"]
+UNREADABLE = (InvalidDicomError, ValueError, TypeError, AttributeError, EOFError)  # of pydicom, for a header
 ARCHIVE_CITATION = (
     "Clark K, et al. The Cancer Imaging Archive (TCIA): Maintaining and Operating a Public Information "
     "Repository. Journal of Digital Imaging 26(6), 2013, 1045-1057. https://doi.org/10.1007/s10278-013-9622-7"
 )
 Item = TypeVar("Item")
-
-
-class ManifestError(Exception):
-    """A manifest of collections that cannot be used; its text is a sentence for the person."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +141,7 @@ def plan_of(source: Source, archive: Archive, folder: Path, wanted: int) -> Plan
     taken = set(rows_of(source).values_list("path", flat=True))
     if source.folder:
         files = pictures_under(folder / source.folder, source)
-        return Plan(source, files=[file for file in files if file.path not in taken])
+        return Plan(source, files=[file for file in files if clean_path(file.path) not in taken])
     offered = archive.series_of(source.name)
     matching = [series for series in offered if source.takes(series)]
     if not matching:
@@ -214,7 +211,7 @@ def slices_of(path: Path, source: Source, series: Series, number: int) -> list[I
     found = []
     with zipfile.ZipFile(path) as archive:
         for name in sums_in(archive):
-            with suppress(InvalidDicomError), archive.open(name) as member:
+            with suppress(*UNREADABLE), archive.open(name) as member:
                 ds = pydicom.dcmread(member, stop_before_pixels=True, specific_tags=HEADER_TAGS)
                 if "Rows" in ds and "LOCALIZER" not in ds.get("ImageType", ()):
                     found.append((ds.get("InstanceNumber") or 0, str(ds.SOPInstanceUID), name))

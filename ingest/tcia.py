@@ -7,6 +7,7 @@ either here, whole and verified, or it is not.
 
 import csv
 import hashlib
+import re
 import time
 import zipfile
 import zlib
@@ -23,6 +24,7 @@ READ_SECONDS = 120  # without a byte; the archive thinks a while before it begin
 ATTEMPTS = 5
 PAUSE_SECONDS = 2.0  # before the second attempt, twice as long before each further one
 CHUNK_BYTES = 2**18
+UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1
 SUMS = "md5hashes.csv"
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # worth another attempt
 
@@ -141,8 +143,10 @@ def series_of_row(row: dict[str, Any]) -> Series:
     def text(name: str) -> str:
         return str(row.get(name) or "").strip()
 
+    if not UID.fullmatch(uid := str(row["SeriesInstanceUID"])):  # it becomes a file's name
+        raise ValueError("no UID")
     return Series(
-        uid=str(row["SeriesInstanceUID"]),
+        uid=uid,
         patient_id=text("PatientID"),
         modality=text("Modality"),
         body_part_examined=text("BodyPartExamined"),

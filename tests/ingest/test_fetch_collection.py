@@ -218,6 +218,13 @@ def test_no_archive_at_all(fetch: Callable[..., str], tmp_path: Path) -> None:
     assert "brain: The archive cannot be reached, or broke the connection off." in printed
 
 
+@pytest.mark.parametrize("uid", ["../../etc/cron", "", "1/2"])
+def test_a_list_in_an_unknown_form_is_refused(fetch: Callable[..., str], nbia: Nbia, uid: str) -> None:
+    nbia.add_series("BRAINS", "p1")
+    nbia.rows[0]["SeriesInstanceUID"] = uid
+    assert "list of series is not in the form that is known here" in " ".join(failing(fetch).split())
+
+
 def test_what_does_not_match_is_told_with_what_there_is(fetch: Callable[..., str], nbia: Nbia) -> None:
     nbia.add_series("LIVERS", "p1", BodyPartExamined="ABDOMEN", SeriesDescription="venous", Modality="CT")
     nbia.add_series("LIVERS", "p2", BodyPartExamined="LIVER", SeriesDescription="scout", Modality="CT")

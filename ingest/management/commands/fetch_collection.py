@@ -17,12 +17,12 @@ from ingest.fetching import (
     MANIFEST,
     Collection,
     Fetch,
-    ManifestError,
     Plan,
     number_of,
     plan_of,
     read_collection,
 )
+from ingest.labels import ManifestError
 from ingest.tcia import Archive, FetchError, Series
 
 SHOWN_FAILURES = 3  # of each class
