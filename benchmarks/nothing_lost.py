@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 DOUBLE, BROKEN, DICOM = 0.1, 0.05, 0.3  # shares of the files that are sent
 PAUSES = (0.2, 4.0)  # seconds between two kills
 PATIENCE_SECONDS = 600  # until nothing is left to do; dead readers are noticed after a minute
-DATABASE = "PostgreSQL"
+DATABASE, EVERYTHING = "PostgreSQL", "everything"
 WORKERS = 4  # two that import, one that describes, one for upkeep
 
 
@@ -215,25 +215,36 @@ def watch(supervisor: "Supervisor", seconds: float) -> None:
 
 
 def kill_something(supervisor: "Supervisor", rng: random.Random) -> str:
-    """SIGKILL for the database's postmaster, or a service: its whole group, its leader or one of the rest."""
+    """SIGKILL for the database, a service, or all of them at once; tells which."""
+    often = [DATABASE, "redis", "ingest", "ingest2", "inference"]
+    victim = rng.choice([*often, *often, "upkeep", "schedule", EVERYTHING])
+    how = rng.random()
+    if victim in (DATABASE, EVERYTHING):
+        kill_postmaster()
+    for service in supervisor.services:
+        if service.process and victim in (service.name, EVERYTHING):
+            kill_service(service.process.pid, 0.0 if victim == EVERYTHING else how, rng)
+    return victim
+
+
+def kill_postmaster() -> None:
+    """The processes that it has started notice, and end themselves."""
     from cbmir_site import embedded
 
-    often = [DATABASE, "redis", "ingest", "ingest2", "inference"]
-    victim = rng.choice([*often, *often, "upkeep", "schedule"])
-    how = rng.random()
-    with suppress(OSError, ValueError, psutil.Error):
-        if victim == DATABASE:
-            lock = embedded.data_dir() / "postgres" / "postmaster.pid"
-            os.kill(int(lock.read_text().split("\n", 1)[0]), signal.SIGKILL)
-            return victim
-        (process,) = [s.process for s in supervisor.services if s.name == victim and s.process]
+    with suppress(OSError, ValueError):
+        lock = embedded.data_dir() / "postgres" / "postmaster.pid"
+        os.kill(int(lock.read_text().split("\n", 1)[0]), signal.SIGKILL)
+
+
+def kill_service(leader: int, how: float, rng: random.Random) -> None:
+    """The whole group, its leader alone, or one of those that the leader has started."""
+    with suppress(OSError, psutil.Error):
         if how < 0.5:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(leader, signal.SIGKILL)
         elif how < 0.75:
-            process.kill()
-        elif children := psutil.Process(process.pid).children(recursive=True):
+            os.kill(leader, signal.SIGKILL)
+        elif children := psutil.Process(leader).children(recursive=True):
             rng.choice(children).kill()
-    return victim
 
 
 def settled(supervisor: "Supervisor") -> bool:
@@ -336,7 +347,7 @@ def processes_left_behind(supervisor: "Supervisor") -> list[str]:
 
 
 def table_of(rounds: list[Round]) -> Table:
-    table = Table("round", "s", "kills", "files", "imported", "duplicate", "rejected", "again", "faults")
+    table = Table("round", "s", "kills", "sent", "imported", "twice", "rejected", "again", "faults")
     for each in rounds:
         states = [each.states[state] for state in ("imported", "duplicate", "rejected")]
         numbers = [each.victims.total(), each.files, *states, each.taken_up_again, len(each.faults)]
