@@ -78,10 +78,15 @@ def import_rows(batch: UploadBatch, rows: Iterator[UploadedFile], total: int, on
         import_queued(batch)
         received += len(chunk)
         on_progress(received, max(total, received))
+    import_rest(batch)
+    on_progress(received, received)
+
+
+def import_rest(batch: UploadBatch) -> None:
+    """Import what is queued of the batch, and wait for what workers took over."""
     while not batch.is_finished:
         if not import_queued(batch):
             time.sleep(0.2)
-    on_progress(received, received)
 
 
 def natural_label_source(paths: Sequence[str]) -> LabelSource:
