@@ -118,7 +118,8 @@ def test_batch_from_creation_to_its_end(client_of: ClientOf) -> None:
     ended = client.get(url).json()
     assert ended["state"] == "finished"
     assert ended["files"] == {
-        "total": 4, "queued": 0, "reading": 0, "imported": 1, "duplicate": 1, "rejected": 2
+        "total": 4, "queued": 0, "reading": 0, "imported": 1, "duplicate": 1, "rejected": 2,
+        "quarantined": 0,
     }  # fmt: skip
     rejected = client.get(f"{url}files/", {"state": "rejected"}).json()
     assert rejected["count"] == 2
