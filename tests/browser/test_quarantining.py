@@ -60,9 +60,11 @@ def test_one_click_masks_and_imports(open_page: OpenPage, services: Services) ->
     left, top, right, bottom = (round(256 * edge) for edge in first.boxes[0])
     assert preview_of(image_of(first.file))[top + 2 : bottom - 2, left + 2 : right - 2].max() <= 12
 
+    expect(cards(page).first).to_be_focused()
     page.keyboard.press("ArrowRight")
     page.keyboard.press("x")
     expect(cards(page)).to_have_count(1)
+    expect(cards(page).first).to_be_focused()
     third.file.refresh_from_db()
     assert third.file.state == "rejected"
     page.keyboard.press("i")
