@@ -26,7 +26,15 @@ from ingest.dicom import looks_like_dicom
 from ingest.folders import CHUNK_FILES, files_under, import_rest
 from ingest.image_file import RejectedFile
 from ingest.labels import Claims, ManifestError, clean_path
-from ingest.models import Dataset, FileState, LabelSource, UploadBatch, UploadedFile, UploadedFileQuerySet
+from ingest.models import (
+    Dataset,
+    FileState,
+    LabelSource,
+    SliceChoice,
+    UploadBatch,
+    UploadedFile,
+    UploadedFileQuerySet,
+)
 from ingest.pictures import format_of
 from ingest.receiving import IncomingFile, open_batch, receive_all
 from ingest.tcia import Archive, FetchError, Series, sums_in, verify
@@ -270,7 +278,14 @@ class Fetch:
         """All of them or, where the process or the database dies, none; then import them."""
         source = self.plan.source
         if self.batch is None:
-            self.batch = open_batch(source.name, LabelSource.MANIFEST, None, makes_organs=True)
+            self.batch = open_batch(
+                source.name,
+                LabelSource.MANIFEST,
+                None,
+                makes_organs=True,
+                is_trusted=True,  # the archive looks through the pictures before it publishes them
+                slice_choice=SliceChoice.ALL,  # which slices come is chosen here
+            )
         describe(self.batch.dataset, source, series)
         with transaction.atomic():
             for _ in receive_all(self.batch, files, None):

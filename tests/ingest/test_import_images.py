@@ -82,6 +82,7 @@ def test_folder_with_good_and_bad_files(write: Any) -> None:
         "images": 2,
         "duplicates": 1,
         "left_out": 0,
+        "quarantined": 0,
         "rejected": {"not_an_image": 1, "empty_file": 1},
     }
     assert labels() == {

@@ -233,7 +233,15 @@ def test_no_two_images_have_the_same_pixels(files: dict[str, Dataset]) -> None:
 @pytest.mark.parametrize("labels", [LabelSource.FOLDER, LabelSource.DICOM])
 def test_the_collection_comes_in_by_the_ordinary_door(tmp_path: Path, labels: str) -> None:
     write_collection(tmp_path, patients_per_class=1, slices_per_patient=2)
-    call_command("import_images", str(tmp_path), dataset="demo", labels=labels, json=True, new_organs=True)
+    call_command(
+        "import_images",
+        str(tmp_path),
+        dataset="demo",
+        labels=labels,
+        json=True,
+        new_organs=True,
+        trusted=True,
+    )
 
     assert set(UploadedFile.objects.values_list("state", flat=True)) == {FileState.IMPORTED}
     images = Image.objects.values_list("source_path", "organ__name", "modality__code", "assumptions")
