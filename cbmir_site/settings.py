@@ -254,7 +254,7 @@ SPECTACULAR_SETTINGS = {
 # Limits on what people bring in.
 MAX_UPLOAD_BYTES = env_int("CBMIR_MAX_UPLOAD_MB", 512) * 2**20  # one file, or one archive unpacked
 REJECTED_DAYS = env_int("CBMIR_REJECTED_DAYS", 7)  # the bytes of rejected files are kept, to be tried again
-MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # evenly spaced frames of a multi-frame object
+MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # informative ones of a file of many
 DATA_UPLOAD_MAX_NUMBER_FILES = 5000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 6 * DATA_UPLOAD_MAX_NUMBER_FILES  # labels of each
 

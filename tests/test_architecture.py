@@ -20,7 +20,8 @@ WITHOUT_DJANGO = [
     *("ml/comparing.py", "ml/baselines/networks.py", "ml/baselines/multi_instance.py"),
     *("ml/baselines/handcrafted.py", "ml/baselines/relevant_blocks.py", "ml/baselines/autoregressive.py"),
     *("ingest/reading.py", "ingest/dicom.py", "ingest/decoders.py", "ingest/windowing.py"),
-    *("ingest/pictures.py", "ingest/renditions.py", "ingest/image_file.py"),
+    *("ingest/pictures.py", "ingest/renditions.py", "ingest/image_file.py", "ingest/slices.py"),
+    *("ingest/mending.py", "ingest/functional_groups.py", "ingest/colours.py"),
 ]
 
 
