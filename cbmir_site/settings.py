@@ -283,7 +283,7 @@ REJECTED_DAYS = env_int("CBMIR_REJECTED_DAYS", 7)  # the bytes of rejected files
 TRASH_DAYS = env_int("CBMIR_TRASH_DAYS", 30)  # then the trash is emptied of a data set
 UPLOAD_DAYS = env_int("CBMIR_UPLOAD_DAYS", 7)  # what nobody goes on sending is forgotten
 IMPORT_ROOTS = env_list("CBMIR_IMPORT_ROOTS", "")  # folders of the server that may be imported from
-MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # evenly spaced frames of a multi-frame object
+MAX_FRAMES_PER_FILE = env_int("CBMIR_MAX_FRAMES_PER_FILE", 8)  # informative ones of a file of many
 DATA_UPLOAD_MAX_NUMBER_FILES = 5000
 DATA_UPLOAD_MAX_NUMBER_FIELDS = 6 * DATA_UPLOAD_MAX_NUMBER_FILES  # labels of each
 

@@ -176,7 +176,8 @@ def _decode_jpeg(source: bytes, runner: DecodeRunner) -> NDArray[Any]:
 def _decode_jpeg_lossless(source: bytes) -> NDArray[Any]:
     """Where two independent decoders disagree the stream is damaged: neither of them notices by itself."""
     pixels = np.asarray(imagecodecs.jpegsof3_decode(source))
-    if not np.array_equal(pixels, imagecodecs.jpeg8_decode(source)):
+    kept = "RGB" if pixels.ndim == 3 else None  # from and to the same colour: samples as they are stored
+    if not np.array_equal(pixels, imagecodecs.jpeg8_decode(source, colorspace=kept, outcolorspace=kept)):
         raise ValueError("the lossless JPEG stream is damaged")
     return pixels
 

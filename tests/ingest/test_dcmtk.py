@@ -199,6 +199,15 @@ def test_lossless_encodings_by_dcmtk_come_back_exactly(kind: str, encoding: str,
         assert np.array_equal(pixels, original)
 
 
+@pytest.mark.parametrize("encoding", ["JPEG lossless", "JPEG lossless SV1", "JPEG-LS", "RLE"])
+def test_colour_stays_as_it_is_stored_in_lossless_encodings(encoding: str, tmp_path: Path) -> None:
+    ds = colour_slice("YBR_FULL")
+    (stored,) = stored_values(ds)
+    _, frames = ours(encoded(ds, LOSSLESS[encoding], tmp_path))
+    rgb = np.asarray(Image.fromarray(stored, "YCbCr").convert("RGB"))
+    assert np.abs(next(iter(frames)).astype(int) - rgb).max() <= COLOUR_TOLERANCE
+
+
 @pytest.mark.parametrize("encoding", LOSSY)
 @pytest.mark.parametrize("kind", ["8 bits", "10 bits", "12 bits", "16 bits", "RGB", "3 frames"])
 def test_lossy_encodings_by_dcmtk_are_decoded_alike(kind: str, encoding: str, tmp_path: Path) -> None:
