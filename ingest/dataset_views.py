@@ -117,11 +117,13 @@ def dataset_split(request: HttpRequest, pk: int) -> HttpResponse:
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_slices(request: HttpRequest, pk: int) -> HttpResponse:
     """Choose which slices of volumes the data set takes, of files to come."""
-    dataset = get_object_or_404(Dataset, pk=pk)
+    dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
     form = SlicesForm(request.POST, instance=dataset)
     if not form.is_valid():
         dataset.refresh_from_db()
-        return render_dataset(request, dataset, DatasetForm(instance=dataset), SplitForm(), 422, form)
+        return render_dataset(
+            request, dataset, DatasetForm(request.user, instance=dataset), SplitForm(), 422, form
+        )
     form.save()
     messages.success(request, "Saved. It counts for files to come, and for those that are tried again.")
     return redirect("ingest:dataset_detail", pk)
