@@ -75,7 +75,7 @@ def receive(pk: int) -> None:
 
 @contextmanager
 def held(pk: int) -> Iterator[bool]:
-    """Whether this process alone has the file. The lock ends with the database session: see ml/locks.py."""
+    """Whether this process alone has the file. The lock ends with the database session."""
     key = f"pending file {pk}"
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [key])

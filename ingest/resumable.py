@@ -62,8 +62,8 @@ def add_part(pk: int, offset: int, content: IO[bytes], size_bytes: int) -> Pendi
     A part that was stored and not counted, because its web server died, is stored anew.
     """
     with transaction.atomic():
-        file = PendingFile.objects.select_for_update().get(pk=pk)
-        if offset != file.received_bytes or file.received_at:
+        file = PendingFile.objects.select_for_update().filter(pk=pk).first()
+        if file is None or offset != file.received_bytes or file.received_at:
             raise WrongOffset
         if size_bytes:
             name = part_name(pk, offset)

@@ -33,7 +33,7 @@
     const alert = form.querySelector("[data-errors]");
     alert.replaceChildren(...sentences.map((text) => Object.assign(document.createElement("p"), {textContent: text})));
     alert.hidden = !sentences.length;
-    if (sentences.length) alert.scrollIntoView({block: "nearest"});
+    if (sentences.length) alert.scrollIntoView({block: "center"});
   };
 
   // Opens the import; where it was opened before, finds what is still to be sent.

@@ -1,5 +1,6 @@
 """Files sent in parts: the protocol, who may, what comes late, twice, too large or never."""
 
+import threading
 from base64 import b64encode
 from collections.abc import Callable
 from datetime import timedelta
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connections
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -316,6 +318,29 @@ def test_archive_whose_reader_died_is_gone_on_with(client: Client, monkeypatch: 
     receive_pending()
     assert [path for path, *_ in rows(batch)] == ["0.png", "1.png", "2.png", "3.png"]
     assert batch.files.filter(state=FileState.IMPORTED).count() == 2
+
+
+def test_many_workers_take_each_file_in_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.sending_views.RECEIVED_AT_ONCE", 10)
+    batch = begin(client, 6)
+    for number in range(6):
+        members = {f"{member}.png": png_bytes(seed=10 * number + member) for member in range(5)}
+        send(client, batch, f"{number}.zip", zip_bytes(members))
+
+    def work() -> None:
+        receive_pending()
+        connections.close_all()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    paths = [path for path, *_ in rows(batch)]
+    assert len(paths) == len(set(paths)) == 30
+    batch.refresh_from_db()
+    assert batch.files_to_come == 0
+    assert not PendingFile.objects.exists()
 
 
 def test_file_that_stops_its_readers_is_rejected(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
