@@ -103,12 +103,13 @@ def cost_of_a_slice(data: Path, folder: Path) -> Table:
 
 
 def slices(data: Path) -> Iterator[bytes]:
-    """An uncompressed CT slice of the folder as 512x512, each time with a pixel changed."""
+    """An uncompressed CT slice of the folder as 512x512, each time with another bright pixel."""
     ds = pydicom.dcmread(data / "dicom" / "ct_colon_implicit_le.dcm")
     stored = np.resize(ds.pixel_array, (512, 512))
     ds.Rows, ds.Columns = stored.shape
     for number in range(SLICES):
-        stored[0, 0] = number
+        stored[0] = 0
+        stored[0, number] = stored.max()  # where others have the least
         ds.PixelData = stored.tobytes()
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
         buffer = BytesIO()

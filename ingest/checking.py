@@ -209,7 +209,7 @@ def check_pixels(repair: bool = False) -> list[Finding]:
 def hash_pixels(image: Image) -> bool:
     """Whether its file could be read."""
     try:
-        content = stored_original(image.sha256)
+        content = stored_original(digest_in(image.original.name))
         pixels = read_image(content, frame=image.frame_number).frames[0].pixels
     except RejectedFile:
         return False
