@@ -89,8 +89,9 @@ def identifiers_of(ds: Dataset) -> tuple[str, ...]:
     """The words that name the patient, as the file has them."""
     texts = [text_of(ds, keyword) for keyword in NAMING]
     words = {word for text in texts for word in re.split(r"[\^=\\\s\[\]',]+", text)}
+    no_names = {*PLACEHOLDERS, text_of(ds, "BodyPartExamined").lower()}
     long = {word for word in words if len(word) >= SHORTEST_IDENTIFIER}
-    return tuple(sorted(word for word in long if word.lower() not in PLACEHOLDERS))
+    return tuple(sorted(word for word in long if word.lower() not in no_names))
 
 
 def without_words(path: str, words: tuple[str, ...]) -> str:
