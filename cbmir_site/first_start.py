@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ingest.bell import ring
+from ingest.deidentifying import GAP
 from ingest.folders import files_under
 from ingest.labels import clean_path, manifest_path
 from ingest.models import FileState, Image, UploadedFile, UploadedFileQuerySet
@@ -70,7 +71,9 @@ def has_unknown_files(data: Path, name: str) -> bool:
     """Whether the data set of that name lacks a file of the folder, or has one that is not imported yet."""
     paths = {clean_path(file.path) for file in files_under(data)}
     known = set(files_of(name).values_list("path", flat=True))
-    return bool(paths - known - {manifest_path(paths)}) or files_of(name).unfinished().exists()
+    unknown = paths - known - {manifest_path(paths)}
+    renamed = sum(GAP in path for path in known)  # a patient's name was taken out of these
+    return len(unknown) > renamed or files_of(name).unfinished().exists()
 
 
 def has_other_images() -> bool:

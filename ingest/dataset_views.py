@@ -32,6 +32,7 @@ class DatasetForm(forms.ModelForm[Dataset]):
 
     def __init__(self, user: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["burned_in_text"].required = False  # as it is, where nothing is said of it
         if not user.has_perm("ingest.keep_identifiers"):
             del self.fields["keeps_identifiers"]
 

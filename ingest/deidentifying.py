@@ -43,6 +43,7 @@ NAMING = (
     "AccessionNumber",
 )
 SHORTEST_IDENTIFIER = 4  # characters; what is shorter is found in any text
+GAP = "–"  # in a path, where a word was that names the patient
 MOST_DAYS = 3650  # that dates are moved back
 ITEM_GROUP = 0xFFFE  # of items and their ends: stray ones are no attributes
 TEXTS = {"AE", "CS", "LO", "LT", "SH", "ST", "UC", "UR", "UT"}
@@ -88,8 +89,9 @@ def identifiers_of(ds: Dataset) -> tuple[str, ...]:
     """The words that name the patient, as the file has them."""
     texts = [text_of(ds, keyword) for keyword in NAMING]
     words = {word for text in texts for word in re.split(r"[\^=\\\s\[\]',]+", text)}
+    no_names = {*PLACEHOLDERS, text_of(ds, "BodyPartExamined").lower()}
     long = {word for word in words if len(word) >= SHORTEST_IDENTIFIER}
-    return tuple(sorted(word for word in long if word.lower() not in PLACEHOLDERS))
+    return tuple(sorted(word for word in long if word.lower() not in no_names))
 
 
 def without_words(path: str, words: tuple[str, ...]) -> str:
@@ -97,7 +99,7 @@ def without_words(path: str, words: tuple[str, ...]) -> str:
     if not words:
         return path
     longest_first = sorted(words, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, longest_first)), "–", path, flags=re.IGNORECASE)
+    return re.sub("|".join(map(re.escape, longest_first)), GAP, path, flags=re.IGNORECASE)
 
 
 def tags_without_words(tags: Tags, words: tuple[str, ...]) -> Tags:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.core.files.base import ContentFile
 from django.core.files.storage import default_storage
 from django.db import transaction
 from django.db.models import QuerySet
@@ -13,14 +12,15 @@ from django.utils import timezone
 
 from ingest.bell import ring
 from ingest.burned_in import TEXT, text_boxes, together, why_likely
-from ingest.image_file import ReadImage
+from ingest.image_file import ReadImage, choose_frames
 from ingest.masking import Box
 from ingest.models import BurnedInText, Decision, FileState, QuarantinedFile, UploadedFile
 from ingest.renditions import preview
-from ingest.storing import delete_unused_original, quarantine_name
+from ingest.storing import delete_unused_original, quarantine_name, store_once
 
 logger = logging.getLogger(__name__)
 
+LOOKED_AT = 3  # frames of a file
 MOST_BOXES = 200  # of one file
 KEPT_OUT = ("kept_out", "A person has rejected it in the quarantine; its bytes were deleted.")
 
@@ -32,24 +32,27 @@ def reason_to_hold(row: UploadedFile, content: bytes, image: ReadImage) -> tuple
         return None
     if why := why_likely(content):
         return why
-    looks_at_all = dataset.burned_in_text == BurnedInText.DETECT
-    if looks_at_all and any(text_boxes(frame.pixels) for frame in image.frames):
-        return TEXT
-    return None
+    return TEXT if dataset.burned_in_text == BurnedInText.DETECT and boxes_in(image) else None
+
+
+def boxes_in(image: ReadImage) -> list[list[float]]:
+    """Where text is in some of the frames; it mostly stands still."""
+    boxes: list[list[float]] = []
+    for index in choose_frames(len(image.frames), LOOKED_AT):
+        boxes = together(boxes, text_boxes(image.frames[index].pixels))
+    return boxes[:MOST_BOXES]
 
 
 def hold(row: UploadedFile, image: ReadImage) -> None:
     """Keep what a person needs to decide: the frames as pictures, and where text is in them."""
-    boxes: list[list[float]] = []
     for frame in image.frames:
-        boxes = together(boxes, text_boxes(frame.pixels))
         name, picture = quarantine_name(row.sha256, frame.frame_number), preview(frame.pixels)
         default_storage.delete(name)
-        default_storage.save(name, ContentFile(picture))
+        store_once(name, picture, len(picture))
     QuarantinedFile.objects.update_or_create(
         file=row,
         defaults={
-            "boxes": boxes[:MOST_BOXES],
+            "boxes": boxes_in(image),
             "frame_numbers": [frame.frame_number for frame in image.frames],
             "decision": "",
         },

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cbmir_site import first_start
 from ingest.importing import import_queued
-from ingest.models import FileState, Image, UploadedFile
+from ingest.models import FileState, Image, UploadBatch, UploadedFile
 from ingest.receiving import open_batch, receive_file
 from ml.models import ModelVersion, RunStatus, TrainingRun, VersionStatus
 from search.roles import create_roles
@@ -97,6 +97,18 @@ def test_an_interrupted_import_is_finished(data: Path, model_version: ModelVersi
     fill(data)
     assert (Image.objects.count(), UploadedFile.objects.count()) == (4, 5)
     assert not UploadedFile.objects.unfinished().exists()
+
+
+def test_a_file_whose_path_names_a_patient_is_no_missing_file(
+    tmp_path: Path, model_version: ModelVersion
+) -> None:
+    folder = tmp_path / "in" / "PID-4711"
+    folder.mkdir(parents=True)
+    (folder / "1.dcm").write_bytes(dicom_bytes())
+    fill(folder.parent)
+    assert UploadedFile.objects.get().path == "–/1.dcm"
+    fill(folder.parent)
+    assert UploadBatch.objects.count() == 1
 
 
 def test_a_manifest_is_no_missing_file(data: Path, model_version: ModelVersion) -> None:

@@ -145,6 +145,9 @@ def test_pseudonyms_hold_across_files() -> None:
     assert first.SeriesInstanceUID != second.SeriesInstanceUID
     assert first.SOPInstanceUID == first.file_meta.MediaStorageSOPInstanceUID != second.SOPInstanceUID
     assert first.SOPClassUID.startswith("1.2.840.10008.")
+    referenced = first.ReferencedImageSequence[0]
+    assert referenced.ReferencedSOPInstanceUID == cleaned(identified(SOPInstanceUID=INSTANCE)).SOPInstanceUID
+    assert referenced.ReferencedSOPClassUID == MRImageStorage
     other = cleaned(identified(PatientID="PID-4712"))
     assert other.PatientID != first.PatientID
     assert deidentify(identified()) == deidentify(identified())
