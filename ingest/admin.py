@@ -5,7 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
-from django.db.models import Count, Min, Q, QuerySet
+from django.db.models import Count, Min, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -27,15 +27,14 @@ from ingest.models import (
     UploadBatch,
     UploadedFile,
     WatchedFolder,
+    images_in_collection,
 )
 from ingest.server_folders import FolderRefused, checked_folder
-
-IN_COLLECTION = Count("images", filter=Q(images__dataset__trashed_at=None))
 
 
 class WithImageCount(admin.ModelAdmin[Any]):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).annotate(image_count=IN_COLLECTION)  # type: ignore[no-any-return]
+        return super().get_queryset(request).annotate(image_count=images_in_collection())  # type: ignore[no-any-return]
 
     @admin.display(description="images", ordering="image_count")
     def image_count(self, row: Any) -> int:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from django.db.models import Count, Q
+from django.db.models import Count
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_view
@@ -19,7 +19,7 @@ from rest_framework.views import APIView
 from ingest.bell import ring
 from ingest.labels import Claims, ManifestError
 from ingest.ledger import cancel, retry
-from ingest.models import Dataset, FileState, Modality, OrganClass, UploadBatch
+from ingest.models import Dataset, FileState, Modality, OrganClass, UploadBatch, images_in_collection
 from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
 from ingest.reports import csv_report
 from ingest.serializers import (
@@ -31,8 +31,6 @@ from ingest.serializers import (
     OrganSerializer,
     RetrySerializer,
 )
-
-IN_COLLECTION = Count("images", filter=Q(images__dataset__trashed_at=None))
 
 
 class ModelPermissions(DjangoModelPermissions):
@@ -148,13 +146,13 @@ class CollectionViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[Any]):
     list=extend_schema(description="The organs of the collection, with their images' number.")
 )
 class OrganViewSet(CollectionViewSet):
-    queryset = OrganClass.objects.annotate(image_count=IN_COLLECTION).order_by("name")
+    queryset = OrganClass.objects.annotate(image_count=images_in_collection()).order_by("name")
     serializer_class = OrganSerializer
 
 
 @extend_schema_view(list=extend_schema(description="The modalities of the collection, by DICOM code."))
 class ModalityViewSet(CollectionViewSet):
-    queryset = Modality.objects.annotate(image_count=IN_COLLECTION).order_by("code")
+    queryset = Modality.objects.annotate(image_count=images_in_collection()).order_by("code")
     serializer_class = ModalitySerializer
 
 

@@ -610,6 +610,11 @@ class DuplicatePair(models.Model):
         return f"images {self.first_id} and {self.second_id}"
 
 
+def images_in_collection() -> Count:
+    """Of an organ or a modality: its images that are not in the trash."""
+    return Count("images", filter=Q(images__dataset__trashed_at=None))
+
+
 class LabelOrigin(models.TextChoices):
     """Where people label."""
 

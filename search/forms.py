@@ -6,7 +6,8 @@ from typing import Any
 from django import forms
 from django.http import QueryDict
 
-from ingest.models import Dataset, Modality, OrganClass, OrganName
+from ingest.models import Dataset, Modality, OrganClass
+from ingest.naming import current_organs
 from search.options import AGE_BANDS, SEXES, Collapse, Scope, SearchOptions
 
 VIEWS = ["AP", "PA", "LL", "RL", "CC", "MLO"]  # View Position (0018,5101), those that are offered
@@ -17,10 +18,7 @@ class OrganField(forms.ModelChoiceField):
     """Also finds an organ by a name that it had: the addresses of results are kept and sent around."""
 
     def to_python(self, value: Any) -> Any:
-        known = (
-            OrganName.objects.filter(name=value or "", organ__isnull=False).select_related("organ").first()
-        )
-        return super().to_python(known.organ.name if known and known.organ else value)
+        return super().to_python(current_organs([value.replace("\0", "")])[0] if value else value)
 
 
 class SearchForm(forms.Form):

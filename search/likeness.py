@@ -13,6 +13,7 @@ from ingest.duplicates import pair
 from ingest.models import Image, Likeness
 from ml.models import ModelVersion
 from search.models import Embedding, VersionIndex, as_array
+from search.ranking import EXACT_SCAN_ROWS, projected_distance
 
 NEIGHBOURS = 8  # looked at, of each image
 CHUNK = 50  # embeddings
@@ -29,6 +30,8 @@ def find_near_duplicates(seconds: float = WORK_SECONDS) -> bool:
     index = VersionIndex.objects.filter(model_version=version).first()
     if version is None or index is None or not index.near_duplicate:
         return False
+    if is_large(index) and not index.has_ivfflat:
+        return False  # it is being built
     while time.monotonic() - started < seconds:
         newer = Embedding.objects.for_version(version).filter(pk__gt=index.duplicates_up_to)
         embeddings = list(newer.select_related("image").order_by("pk")[:CHUNK])
@@ -42,6 +45,11 @@ def find_near_duplicates(seconds: float = WORK_SECONDS) -> bool:
     return True
 
 
+def is_large(index: VersionIndex) -> bool:
+    """Whether the projections are too many to be scanned for each image."""
+    return index.images > EXACT_SCAN_ROWS
+
+
 def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[int]:
     """Ids of images of other files and other series, of the nearest ones."""
     image = embedding.image
@@ -51,10 +59,12 @@ def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[int]:
     described = Embedding.objects.for_version(embedding.model_version_id)
     ids = list(Image.objects.filter(own).values_list("pk", flat=True))
     found = described.exclude(pk__in=list(described.filter(image__in=ids).values_list("pk", flat=True)))
-    nearest = found.nearest_to(
-        embedding.as_point(), NEIGHBOURS, kept=index.images, has_index=index.has_ivfflat
-    )
-    rows = found.filter(pk__in=nearest.ids).values_list("image", "projection")
+    point = embedding.as_point()
+    if is_large(index):
+        nearest = found.nearest_to(point, NEIGHBOURS, kept=index.images, has_index=True).ids
+    else:
+        nearest = list(found.order_by(projected_distance(point)).values_list("pk", flat=True)[:NEIGHBOURS])
+    rows = found.filter(pk__in=nearest).values_list("image", "projection")
     projection = as_array(embedding.projection)
     return [
         other

@@ -6,6 +6,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from ingest.models import Dataset, Modality, OrganClass
+from ingest.naming import current_organs
 from search.options import AGE_BANDS, SEXES, Collapse, Scope, SearchOptions
 from search.retrieval import Hit, ResultPage
 from search.serializers import SeenSerializer
@@ -55,6 +56,13 @@ class NameField(serializers.SlugRelatedField[Any]):
         return super().to_internal_value(str(data).replace("\0", "\N{REPLACEMENT CHARACTER}"))
 
 
+class OrganField(NameField):
+    """An organ by its name, or by one that it had."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return super().to_internal_value(current_organs([str(data).replace("\0", "")])[0])
+
+
 class SearchSerializer(serializers.Serializer[Any]):
     """The parameters of a result page."""
 
@@ -63,7 +71,7 @@ class SearchSerializer(serializers.Serializer[Any]):
         default=Scope.BLENDED.value,
         help_text="`blended`: all, likely organs count as nearer; `predicted`: that organ; `all`: distance.",
     )
-    organ = NameField(slug_field="name", queryset=OrganClass.objects.all(), default=None)
+    organ = OrganField(slug_field="name", queryset=OrganClass.objects.all(), default=None)
     modality = NameField(slug_field="code", queryset=Modality.objects.all(), default=None)
     dataset = NameField(slug_field="name", queryset=Dataset.objects.present(), default=None)
     view = serializers.CharField(default="", max_length=16, help_text="ViewPosition.")

@@ -6,6 +6,7 @@ from playwright.sync_api import Page, expect
 from ingest.models import DuplicatePair, Image, Likeness, OrganClass
 from tests.browser.actions import expect_loaded
 from tests.browser.conftest import OpenPage
+from tests.factories import png_bytes
 
 pytestmark = [pytest.mark.browser]
 
@@ -49,3 +50,25 @@ def test_organs_are_merged_and_taken_apart(open_page: OpenPage, collection: list
     page.get_by_role("button", name="Undo").click()
     expect(page.get_by_text(f"Undone: {chests} labels given back.")).to_be_visible()
     assert Image.objects.filter(organ__name="chest").count() == chests
+
+
+def test_columns_of_a_chosen_manifest_are_offered(open_page: OpenPage, collection: list[Image]) -> None:
+    page = open_page("curator", "/imports/new/")
+    page.get_by_label("Data set").fill("ward")
+    page.get_by_label("a manifest.csv").check()
+    expect(page.get_by_label("organ is")).to_be_hidden()
+    page.locator("#id_files").set_input_files(
+        [
+            {"name": "manifest.csv", "mimeType": "text/csv", "buffer": b"filename;diagnosis\na.png;brain\n"},
+            {"name": "a.png", "mimeType": "image/png", "buffer": png_bytes(seed=99)},
+        ]
+    )
+    expect(page.get_by_label("organ is")).to_be_visible()
+    assert page.locator("#manifest-columns option").evaluate_all("all => all.map(one => one.value)") == [
+        "filename",
+        "diagnosis",
+    ]
+    page.get_by_label("organ is").fill("diagnosis")
+    page.get_by_role("button", name="Import").click()
+    expect(page.get_by_text("1 of 1 file done")).to_be_visible()
+    assert str(Image.objects.get(dataset__name="ward").organ) == "brain"

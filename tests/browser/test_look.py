@@ -28,6 +28,8 @@ def pages(collection: list[Image], model_version: ModelVersion) -> list[str]:
     run = TrainingRun.objects.create(epochs=2, status="succeeded", history=[EPOCH, EPOCH])
     return [
         *("/", "/status/", f"/images/{collection[0].pk}/"),
+        *("/imports/duplicates/", "/imports/classes/", "/imports/classes/modality/CT/", "/imports/datasets/"),
+        *(f"/imports/datasets/{collection[0].dataset_id}/", "/imports/names/"),
         *("/imports/", "/imports/new/", f"/imports/{import_files()}/", "/api/v1/docs/"),
         *("/admin/", "/admin/ml/trainingrun/", "/admin/ml/trainingrun/add/", "/admin/ingest/image/"),
         *(f"/admin/ml/trainingrun/{run.pk}/change/", "/admin/ml/modelversion/"),

@@ -85,6 +85,8 @@ def test_a_saved_address_finds_the_renamed_organ(client_of: ClientOf, collection
     classes.rename_organ(organ("chest"), "thorax", None)
     page = client_of("clinician").get(f"/queries/{query.pk}/?scope=all&organ=chest")
     assert page.context["options"].organ == "thorax"
+    answer = client_of("clinician").get(f"/api/v1/queries/{query.pk}/results/?scope=all&organ=chest").json()
+    assert {hit["organ"] for hit in answer["results"]} == {"thorax"}
 
 
 def test_files_under_the_earlier_name_mean_the_renamed_organ() -> None:
