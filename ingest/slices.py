@@ -107,7 +107,7 @@ def require_number(instance_number: int, rule: SliceRule) -> None:
     if rule.choice == EVERY_NTH and instance_number > 0 and not is_nth(instance_number, rule.step):
         raise LeftOut(
             "not_nth_slice",
-            f"A slice between those taken: the data set takes one of every {rule.step} by instance number.",
+            f"A slice between those taken: one of every {rule.step}, by instance number.",
         )
 
 
@@ -116,5 +116,5 @@ def require_information(grey: NDArray[np.uint8], rule: SliceRule) -> None:
     if rule.choice == INFORMATIVE and information(grey) < NEARLY_EMPTY:
         raise LeftOut(
             "empty_slice",
-            "A slice that shows almost nothing, such as air: the data set takes informative slices.",
+            "A slice that shows almost nothing, such as air.",
         )
