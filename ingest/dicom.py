@@ -187,6 +187,8 @@ def parse_dicom(content: bytes, assumptions: list[str]) -> Dataset:
 
 def _refuse_inflation_bomb(content: bytes) -> None:
     """A deflated data set (PS3.5 A.5) may not grow beyond reason; what it grows to is not kept."""
+    if uid.DeflatedExplicitVRLittleEndian.encode() not in content:
+        return
     file = BytesIO(content)
     try:
         read_preamble(file, force=True)
