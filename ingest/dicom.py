@@ -20,7 +20,7 @@ from pydicom.filereader import read_dataset, read_preamble
 
 from ingest.colours import RETIRED, decode_retired
 from ingest.decoders import decoder_of
-from ingest.functional_groups import frame_value, frames_in_space
+from ingest.functional_groups import frame_value, frames_in_space, is_enhanced
 from ingest.image_file import MAX_BYTES, Frame, ReadImage, RejectedFile, Tags
 from ingest.mending import (
     body_part_of,
@@ -145,7 +145,8 @@ def _show_frames(
             return None
         assumed: list[str] = []
         grey = to_grey(pixels, ds, index, assumed)
-        return Frame(grey, index + 1, _permitted_tags(partial(frame_value, ds, index)), tuple(assumed))
+        tags = _permitted_tags(partial(frame_value, ds, index)) if is_enhanced(ds) else {}
+        return Frame(grey, index + 1, tags, tuple(assumed))
 
     frames = take_frames(parts, show, rule)
     if not frames:
@@ -186,6 +187,8 @@ def parse_dicom(content: bytes, assumptions: list[str]) -> Dataset:
 
 def _refuse_inflation_bomb(content: bytes) -> None:
     """A deflated data set (PS3.5 A.5) may not grow beyond reason; what it grows to is not kept."""
+    if uid.DeflatedExplicitVRLittleEndian.encode() not in content:
+        return
     file = BytesIO(content)
     try:
         read_preamble(file, force=True)

@@ -4,7 +4,7 @@ A volume is a file of many frames, or a series of files of one slice. Of a serie
 itself: any worker may read it, and the order in which files come does not matter.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -82,24 +82,24 @@ def spread(part: Sequence[int], candidates: int) -> list[int]:
 
 
 def take_frames(
-    parts: Iterable[Sequence[int]], show: Callable[[int], Frame | None], rule: SliceRule
+    parts: Sequence[Sequence[int]], show: Callable[[int], Frame | None], rule: SliceRule
 ) -> tuple[Frame, ...]:
     """The most informative frame of each part, in the order of their numbers.
 
     `show` gives None for a frame that cannot be decoded. Where informative ones are wanted, nearly empty ones
     are left out if there are others.
     """
+    is_choice = rule.choice == INFORMATIVE and sum(map(len, parts)) > 1
     taken = []
     for part in parts:
         shown = [frame for frame in map(show, part) if frame]
         if shown:
-            scores = [information(frame.pixels) for frame in shown]
+            scores = [information(frame.pixels) if is_choice else 0 for frame in shown]
             best = max(range(len(shown)), key=scores.__getitem__)
             taken.append((scores[best], shown[best]))
-    if rule.choice == INFORMATIVE:
-        threshold = min(NEARLY_EMPTY, max((score for score, _ in taken), default=0))
-        taken = [(score, frame) for score, frame in taken if score >= threshold]
-    return tuple(sorted((frame for _, frame in taken), key=lambda frame: frame.frame_number))
+    threshold = min(NEARLY_EMPTY, max((score for score, _ in taken), default=0))
+    frames = [frame for score, frame in taken if score >= threshold]
+    return tuple(sorted(frames, key=lambda frame: frame.frame_number))
 
 
 def require_number(instance_number: int, rule: SliceRule) -> None:
@@ -107,7 +107,7 @@ def require_number(instance_number: int, rule: SliceRule) -> None:
     if rule.choice == EVERY_NTH and instance_number > 0 and not is_nth(instance_number, rule.step):
         raise LeftOut(
             "not_nth_slice",
-            f"A slice between those taken: the data set takes one of every {rule.step} by instance number.",
+            f"A slice between those taken: one of every {rule.step}, by instance number.",
         )
 
 
@@ -116,5 +116,5 @@ def require_information(grey: NDArray[np.uint8], rule: SliceRule) -> None:
     if rule.choice == INFORMATIVE and information(grey) < NEARLY_EMPTY:
         raise LeftOut(
             "empty_slice",
-            "A slice that shows almost nothing, such as air: the data set takes informative slices.",
+            "A slice that shows almost nothing, such as air.",
         )

@@ -39,7 +39,7 @@ def to_grey(pixels: NDArray[Any], ds: Dataset, index: int, assumptions: list[str
     if integer_of(ds, "BitsStored", 8) == 1:
         grey = (pixels > 0).astype(np.uint8) * np.uint8(255)
     else:
-        grey = _windowed(pixels, _display_attributes(ds, index), _padding(pixels, ds), assumptions)
+        grey = _windowed(pixels, ds, _display_attributes(ds, index), assumptions)
     return 255 - grey if photometric == "MONOCHROME1" else grey
 
 
@@ -49,7 +49,7 @@ def _palette_to_grey(pixels: NDArray[Any], ds: Dataset) -> NDArray[np.uint8]:
 
 
 def _windowed(
-    pixels: NDArray[Any], attributes: Dataset, padding: NDArray[np.bool_] | None, assumptions: list[str]
+    pixels: NDArray[Any], ds: Dataset, attributes: Dataset, assumptions: list[str]
 ) -> NDArray[np.uint8]:
     """Modality LUT, then VOI LUT or window, or a percentile window where there is none."""
     try:
@@ -74,7 +74,7 @@ def _windowed(
     except Exception:  # likewise
         assumptions.append("The VOI LUT or window could not be applied.")
     assumptions.append("No window was given; the 1st to 99th percentile of the values is shown.")
-    return stretch(values, padding)
+    return stretch(values, _padding(pixels, ds))
 
 
 def _modality_values(pixels: NDArray[Any], attributes: Dataset) -> NDArray[Any]:
