@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from ingest.bell import ring
 from ingest.burned_in import TEXT, text_boxes, together, why_likely
-from ingest.image_file import ReadImage, choose_frames
+from ingest.image_file import ReadImage
 from ingest.masking import Box
 from ingest.models import BurnedInText, Decision, FileState, QuarantinedFile, UploadedFile
 from ingest.renditions import preview
@@ -38,8 +38,9 @@ def reason_to_hold(row: UploadedFile, content: bytes, image: ReadImage) -> tuple
 def boxes_in(image: ReadImage) -> list[list[float]]:
     """Where text is in some of the frames; it mostly stands still."""
     boxes: list[list[float]] = []
-    for index in choose_frames(len(image.frames), LOOKED_AT):
-        boxes = together(boxes, text_boxes(image.frames[index].pixels))
+    step = -(-len(image.frames) // LOOKED_AT)
+    for frame in image.frames[::step]:
+        boxes = together(boxes, text_boxes(frame.pixels))
     return boxes[:MOST_BOXES]
 
 
