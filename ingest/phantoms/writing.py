@@ -77,7 +77,7 @@ def _describe(phantom: Phantom, patient: int, number: int, seed: int) -> Dataset
     ds.StudyInstanceUID = uid.generate_uid(entropy_srcs=[*entropy, "study"])
     ds.SeriesInstanceUID = uid.generate_uid(entropy_srcs=[*entropy, "series"])
     ds.PatientID = f"PHANTOM-{phantom.organ}-{phantom.modality}-{patient:03d}"
-    ds.PatientName = f"Phantom^{patient:03d}"
+    ds.PatientName = f"Example^{patient:03d}"
     ds.PatientBirthDate = ""
     ds.PatientSex, ds.PatientAge = "MF"[patient % 2], f"{30 + 7 * patient % 60:03d}Y"
     ds.StudyDate = ds.SeriesDate = "20170101"
