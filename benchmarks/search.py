@@ -362,10 +362,7 @@ class Benchmark:
     def bits(self, version: Any, candidates: int) -> Search:
         from django.db import connection, transaction
 
-        from search.models import Embedding
         from search.ranking import as_text
-
-        everything = Embedding.objects.for_version(version)
 
         def search(number: int) -> list[int]:
             with transaction.atomic(), connection.cursor() as cursor:
@@ -374,12 +371,12 @@ class Benchmark:
                     f"binary_quantize('{as_text(self.queries[number])}'::halfvec - '{self.centre}'::halfvec)"
                 )
                 cursor.execute(
-                    "SELECT id FROM search_embedding ORDER BY"
+                    "SELECT id FROM (SELECT id, fc1 FROM search_embedding ORDER BY"
                     f" binary_quantize(fc1 - '{self.centre}'::halfvec)::bit(4096) <~> {asked}::bit(4096)"
-                    f" LIMIT {candidates}"
+                    f" LIMIT {candidates}) AS near"
+                    f" ORDER BY fc1 <-> '{as_text(self.queries[number])}', id LIMIT {NEAREST}"
                 )
-                ids = [row[0] for row in cursor.fetchall()]
-            return [pk - 1 for pk, _ in everything._ranked(self.point(number), ids, NEAREST)]
+                return [row[0] - 1 for row in cursor.fetchall()]
 
         return search
 

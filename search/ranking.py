@@ -10,12 +10,11 @@ and Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from django.db import connections, models, transaction
-from django.db.models import Count, FloatField, Func, Value
-from django.db.models.functions import Cast
+from django.db.models import Count, Func, Value
 from numpy.typing import NDArray
 from pgvector.django import L2Distance
 
@@ -29,11 +28,11 @@ EXACT_SCAN_ROWS = 20_000  # up to here what the filter keeps is scanned whole; s
 COMPONENTS = 511  # of the projection, before the length of what they leave
 PREFIX_DIMENSIONS = 256  # of these, which the IVFFlat index orders by
 INDEX_WANTED = 200  # rows in all; deeper pages are scanned for exactly
-INDEX_CANDIDATES = (50, 1_000, 4_000)  # from the index for each row wanted; at least, at most
+INDEX_CANDIDATES = (50, 1_000, 4_000)  # from the index: for each row wanted, at least, at most
 PROBES = (20, 200)  # clusters of the index that are read; as many at most while a filter leaves too few rows
-INDEX_RANKED = (10, 200)  # of these, ranked on FC1 for each row wanted; at least
-FIRST_RANKED = 2  # exact scan: ranked on FC1 for each row wanted, before it is known how far to look
-PROPOSED = 50  # exact scan: projected distances brought along for each row wanted
+INDEX_RANKED = (10, 200, 2_000)  # of these, ranked on FC1
+SCAN_CANDIDATES = (50, 1_000, 50_000)  # from an exact scan; all within reach if these are too few
+SCAN_RANKED = (2, 40, 10_000)  # of these, ranked on FC1 before it is known how far to look
 ROUNDING = (1.005, 0.001)  # halfvec keeps 11 bits: share of a distance, share of FC1's length
 
 
@@ -104,70 +103,41 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         if wanted < 1:
             return Ranking([], [])
         path = choose_path(kept, wanted, has_index)
-        if path == Path.IVFFLAT:
-            candidates, is_whole = self._from_index(point, wanted)
-            if is_whole:
-                nearest = sorted(candidates, key=candidates.__getitem__)
-                share, least = INDEX_RANKED
-                nearest = nearest[: max(share * wanted, least)]
-                ranked = self._ranked(point, nearest, wanted)
-                return made_of(ranked, Plan(path, kept, len(candidates), len(nearest)))
+        if path == Path.IVFFLAT and (ranking := self._from_index(point, wanted, kept)):
+            return ranking
         return self._scanned(point, wanted, kept)
 
-    def _from_index(self, point: Point, wanted: int) -> tuple[dict[int, float], bool]:
-        """Distances by the components of the projection, by id, and whether they are as many as asked for.
-
-        They are fewer where a filter keeps the index searching too long: then a scan has to answer.
-        """
-        share, least, most = INDEX_CANDIDATES
-        number = min(max(share * wanted, least), most)
+    def _from_index(self, point: Point, wanted: int, kept: int) -> Ranking | None:
+        """None where a filter keeps the index searching too long: then a scan has to answer."""
+        proposed = at_least(wanted, INDEX_CANDIDATES)
         prefix = Value(as_text(point.projection[:PREFIX_DIMENSIONS]))
         nearest = (
             self.alias(nearness=L2Distance(Prefix("projection"), prefix))
             .order_by("nearness")
-            .values_list("pk", Cast(distance_inside(point), FloatField()))
+            .values_list("pk", distance_inside(point))
         )
         probes, most_probes = PROBES
-        with transaction.atomic(using=self.db), connections[self.db].cursor() as cursor:
-            cursor.execute(
-                f"SET LOCAL ivfflat.iterative_scan = relaxed_order; SET LOCAL ivfflat.probes = {probes:d};"
-                f" SET LOCAL ivfflat.max_probes = {most_probes:d}"
-            )
-            found = dict(rows_of(nearest[:number]))
-        return found, len(found) == number
+        with transaction.atomic(using=self.db):
+            with connections[self.db].cursor() as cursor:
+                cursor.execute(
+                    "SET LOCAL ivfflat.iterative_scan = relaxed_order;"
+                    f" SET LOCAL ivfflat.probes = {probes:d}; SET LOCAL ivfflat.max_probes = {most_probes:d}"
+                )
+            rows = ranked(nearest[:proposed], point, at_least(wanted, INDEX_RANKED), wanted)
+        ranking = made_of(rows, Path.IVFFLAT, kept)
+        return ranking if ranking.plans[0].candidates == proposed else None
 
     def _scanned(self, point: Point, wanted: int, kept: int) -> Ranking:
-        projected = Cast(projected_distance(point), FloatField())
-        proposed = self.annotate(projected=projected).values_list("pk", "projected").order_by("projected")
-        limit = PROPOSED * max(wanted, 20)
-        candidates = dict(rows_of(proposed[:limit]))
-        ids = list(candidates)
-        first = FIRST_RANKED * wanted
-        first_ids = ids[:first]
-        ranked = self._ranked(point, first_ids, wanted)
-        looked_at = len(first_ids)
-        if len(ids) > first or len(ids) == limit:
-            farthest = ranked[wanted - 1][1] if len(ranked) >= wanted else float("inf")
-            reach = farthest * ROUNDING[0] + ROUNDING[1] * float(np.linalg.norm(point.fc1))
-            if len(ids) == limit and candidates[ids[-1]] <= reach:
-                within = proposed if reach == float("inf") else proposed.filter(projected__lte=reach)
-                candidates = dict(rows_of(within))
-                ids = list(candidates)
-            known = set(first_ids)
-            near = [pk for pk in ids if pk not in known and candidates[pk] <= reach]
-            ranked = sorted(ranked + self._ranked(point, near, wanted), key=by_distance)[:wanted]
-            looked_at += len(near)
-        return made_of(ranked, Plan(Path.EXACT, kept, len(candidates), looked_at))
-
-    def _ranked(self, point: Point, ids: list[int], wanted: int) -> list[tuple[int, float]]:
-        """(id, distance on FC1) of the `wanted` nearest of these, by (distance, id)."""
-        if not ids:
-            return []
-        distance = Cast(L2Distance("fc1", Value(as_text(point.fc1))), FloatField())
-        rows = self.model.objects.using(self.db).filter(pk__any_of=ids)
-        return rows_of(
-            rows.annotate(distance=distance).values_list("pk", "distance").order_by("distance", "pk")[:wanted]
+        nearest = (
+            self.annotate(bound=projected_distance(point))
+            .order_by("bound")
+            .values_list("pk", "bound", Remainder("projection"))
         )
+        proposed = at_least(wanted, SCAN_CANDIDATES)
+        rows = ranked_within_reach(nearest[:proposed], point, at_least(wanted, SCAN_RANKED), wanted)
+        if rows and rows[0].candidates == proposed and rows[0].farthest <= rows[0].reach:
+            rows = ranked(nearest.filter(bound__lte=rows[0].reach), point, None, wanted)
+        return made_of(rows, Path.EXACT, kept)
 
     def blended(
         self,
@@ -232,32 +202,96 @@ def projected_distance(point: Point) -> L2Distance:
     return L2Distance("projection", Value(as_text(point.projection)))
 
 
-@models.Field.register_lookup
-class AnyOf(models.Lookup[Any]):
-    """`= ANY(array)`: as `in`, but one parameter for all values: hundreds are sent faster so."""
+class Remainder(Func):
+    """The last number of a projection: the length of what the components leave."""
 
-    lookup_name = "any_of"
-    prepare_rhs = False
-
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, list[Any]]:  # type: ignore[override]
-        left, params = self.process_lhs(compiler, connection)
-        return f"{left} = ANY(%s)", [*params, list(self.rhs)]
+    template = f"l2_norm(subvector(%(expressions)s, {COMPONENTS + 1}, 1))"
 
 
-def rows_of(found: "models.QuerySet[Embedding, Any]") -> list[Any]:
-    """What a query set of values finds, as the driver gives it: thousands of rows cost Django much."""
-    with connections[found.db].cursor() as cursor:
-        cursor.execute(*found.query.sql_with_params())
-        rows: list[Any] = cursor.fetchall()
-    return rows
+class Ranked(NamedTuple):
+    """A row of a ranking, and what is the same in all of them."""
+
+    pk: int
+    distance: float
+    candidates: int
+    ranked: int
+    farthest: float = 0.0  # bound of the last candidate
+    reach: float = 0.0  # what is projected farther away cannot be among the wanted
 
 
-def by_distance(row: tuple[int, float]) -> tuple[float, int]:
-    return row[1], row[0]
+def ranked(
+    nearest: "models.QuerySet[Embedding, Any]", point: Point, most: int | None, wanted: int
+) -> list[Ranked]:
+    """By (distance on FC1, id), of those `most` whose second column is least; all in one exchange."""
+    return rows_of(
+        nearest,
+        """
+        WITH proposed (id, estimate) AS MATERIALIZED ({nearest}),
+        chosen AS MATERIALIZED (SELECT id FROM proposed ORDER BY estimate LIMIT %s)
+        SELECT id, fc1 <-> %s AS distance, (SELECT count(*) FROM proposed), (SELECT count(*) FROM chosen)
+        FROM search_embedding JOIN chosen USING (id) ORDER BY distance, id LIMIT %s
+        """,
+        [most, as_text(point.fc1), wanted],
+    )
 
 
-def made_of(rows: list[tuple[int, float]], plan: Plan) -> Ranking:
-    return Ranking([pk for pk, _ in rows], [distance for _, distance in rows], [plan])
+def ranked_within_reach(
+    nearest: "models.QuerySet[Embedding, Any]", point: Point, first: int, wanted: int
+) -> list[Ranked]:
+    """By (distance on FC1, id). Of the columns id, bound, remainder the components' distance follows.
+
+    The `first` of those nearest by the components tell how far the last of the wanted can be at most; all
+    whose bounds are within that reach are ranked.
+    """
+    share, length = ROUNDING
+    return rows_of(
+        nearest,
+        """
+        WITH proposed (id, bound, remainder) AS MATERIALIZED ({nearest}),
+        query AS MATERIALIZED (SELECT %s::halfvec AS fc1),
+        first AS (
+            SELECT fc1 <-> (SELECT fc1 FROM query) AS distance FROM search_embedding
+            WHERE id IN (SELECT id FROM proposed ORDER BY bound ^ 2 - (remainder - %s) ^ 2 LIMIT %s)
+            ORDER BY distance LIMIT %s
+        ),
+        reach AS (
+            SELECT CASE count(*) WHEN %s THEN max(distance) * %s + %s ELSE 'infinity' END AS reach FROM first
+        ),
+        chosen AS MATERIALIZED (SELECT id FROM proposed WHERE bound <= (SELECT reach FROM reach))
+        SELECT id, fc1 <-> (SELECT fc1 FROM query) AS distance, (SELECT count(*) FROM proposed),
+            (SELECT count(*) FROM chosen), (SELECT max(bound) FROM proposed), (SELECT reach FROM reach)
+        FROM search_embedding JOIN chosen USING (id) ORDER BY distance, id LIMIT %s
+        """,
+        [
+            as_text(point.fc1),
+            float(point.projection[-1]),
+            first,
+            wanted,
+            wanted,
+            share,
+            length * float(np.linalg.norm(point.fc1)),
+            wanted,
+        ],
+    )
+
+
+def rows_of(nearest: "models.QuerySet[Embedding, Any]", statement: str, params: list[Any]) -> list[Ranked]:
+    """What a statement about the proposed rows finds. The ORM knows no common table expressions."""
+    proposed, proposed_params = nearest.query.sql_with_params()
+    with connections[nearest.db].cursor() as cursor:
+        cursor.execute(statement.format(nearest=proposed), [*proposed_params, *params])
+        return [Ranked(*row) for row in cursor.fetchall()]
+
+
+def at_least(wanted: int, amounts: tuple[int, int, int]) -> int:
+    """Rows for so many wanted; amounts: for each, at least, at most."""
+    share, least, most = amounts
+    return min(max(share * wanted, least), most)
+
+
+def made_of(rows: list[Ranked], path: Path, kept: int) -> Ranking:
+    plan = Plan(path, kept, rows[0].candidates, rows[0].ranked) if rows else Plan(path, kept)
+    return Ranking([row.pk for row in rows], [row.distance for row in rows], [plan])
 
 
 def as_text(vector: NDArray[np.float32]) -> str:

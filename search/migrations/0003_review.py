@@ -12,6 +12,11 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        # Twice as fast to rank for twice the space, of images that come in from here on.
+        migrations.RunSQL(
+            'ALTER TABLE search_embedding ALTER fc1 SET STORAGE EXTERNAL',
+            'ALTER TABLE search_embedding ALTER fc1 SET STORAGE EXTENDED',
+        ),
         migrations.AddIndex(
             model_name='embedding',
             index=models.Index(condition=models.Q(('organ', models.F('predicted_organ')), _negated=True), fields=['model_version', '-organ_probability'], name='embedding_contradicts'),

@@ -15,7 +15,7 @@ from ml.models import ModelVersion, VersionStatus
 from search import filtering, ivfflat, ranking, retrieval
 from search.models import Embedding, Query, QueryStatus, VersionIndex
 from search.options import Collapse, Scope, SearchOptions
-from search.ranking import Path, Point
+from search.ranking import Path, Point, Ranking
 from search.retrieval import search
 from tests import factories
 
@@ -231,9 +231,11 @@ def test_what_is_remembered_goes_on_where_a_wider_ranking_differs(
     exact = collection.exact(fc1)
     from_index = ranking.EmbeddingQuerySet._from_index
 
-    def overlook(self: Any, asked: Point, wanted: int) -> tuple[dict[int, float], bool]:
-        found, _ = from_index(self, asked, wanted)
-        return {pk: distance for pk, distance in found.items() if pk != exact[0]}, True
+    def overlook(self: Any, asked: Point, wanted: int, kept: int) -> Ranking:
+        found = from_index(self, asked, wanted + 1, kept)
+        assert found
+        assert found.ids[0] == exact[0]
+        return Ranking(found.ids[1:], found.distances[1:], found.plans)
 
     monkeypatch.setattr(ranking.EmbeddingQuerySet, "_from_index", overlook)
     query = ask(collection, fc1)

@@ -72,18 +72,23 @@ quickly = settings(
 )
 
 
-@pytest.mark.parametrize("proposed", [ranking.PROPOSED, 1])
+@pytest.mark.parametrize("proposed", [ranking.SCAN_CANDIDATES, (1, 20, 1_000)])
 @quickly
 @given(options=options_asked, seed=st.integers(0, 10**9), page_size=st.sampled_from([1, 3, 7, 24, 200]))
 def test_every_page_is_the_references(
-    collection: Collection, db: None, proposed: int, options: SearchOptions, seed: int, page_size: int
+    collection: Collection,
+    db: None,
+    proposed: tuple[int, int, int],
+    options: SearchOptions,
+    seed: int,
+    page_size: int,
 ) -> None:
     """With few candidates proposed, the search has to find out by itself how far it must look."""
     asked, query = collection.ask(seed)
     expected = reference.answer(collection.rows, asked, options)
     page_size = max(page_size, len(expected.cases) // 6)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "PROPOSED", proposed)
+        patch.setattr(ranking, "SCAN_CANDIDATES", proposed)
         pages = walk(query, options, page_size)
         beyond = search(query, options, page=len(pages) + 3, page_size=page_size)
     for number, page in enumerate(pages, 1):
@@ -106,7 +111,7 @@ def test_every_page_is_the_references(
     assert (beyond.page, beyond.hits, beyond.has_next) == (len(pages), pages[-1].hits, False)
 
 
-@pytest.mark.parametrize("proposed", [20, 1])
+@pytest.mark.parametrize("proposed", [(20, 400, 1_000), (1, 20, 1_000)])
 @settings(quickly, max_examples=150)
 @given(
     scope=st.sampled_from(Scope),
@@ -118,7 +123,7 @@ def test_every_page_is_the_references(
 def test_a_short_first_page_is_the_references(
     collection: Collection,
     db: None,
-    proposed: int,
+    proposed: tuple[int, int, int],
     scope: Scope,
     organ: str,
     modality: str,
@@ -130,8 +135,8 @@ def test_a_short_first_page_is_the_references(
     options = SearchOptions(scope=scope, organ=organ, modality=modality, own=True, collapse=Collapse.NONE)
     expected = reference.answer(collection.rows, asked, options).cases[:page_size]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranking, "PROPOSED", proposed)
-        patch.setattr(ranking, "FIRST_RANKED", 1)
+        patch.setattr(ranking, "SCAN_CANDIDATES", proposed)
+        patch.setattr(ranking, "SCAN_RANKED", (1, 1, 1_000))
         found = search(query, options, page_size=page_size)
     assert [hit.image_id for hit in found.hits] == [case.row.image_id for case in expected]
 

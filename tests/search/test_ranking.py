@@ -83,7 +83,7 @@ def test_the_path_follows_from_what_is_kept_and_wanted(
     assert choose_path(kept, wanted, has_index) == path
 
 
-@pytest.mark.parametrize("proposed", [1, ranking.PROPOSED])
+@pytest.mark.parametrize("proposed", [(1, 20, SIZE), ranking.SCAN_CANDIDATES])
 @pytest.mark.parametrize(
     ("filters", "keep"),
     [
@@ -97,9 +97,9 @@ def test_the_path_follows_from_what_is_kept_and_wanted(
     ids=["all", "organ", "modality", "both", "nothing"],
 )
 def test_ranking_equals_exact_scan(
-    collection: Collection, db: None, monkeypatch: Any, proposed: int, filters: Any, keep: Any
+    collection: Collection, db: None, monkeypatch: Any, proposed: Any, filters: Any, keep: Any
 ) -> None:
-    monkeypatch.setattr(ranking, "PROPOSED", proposed)
+    monkeypatch.setattr(ranking, "SCAN_CANDIDATES", proposed)
     kept = [row for row in range(SIZE) if keep(row)]
     for fc1 in [*points(3, seed=100), collection.fc1[9] + np.float32(0.0001), np.zeros(4096, np.float32)]:
         expected = collection.expected(fc1, kept)
@@ -114,7 +114,7 @@ def test_few_candidates_are_widened_until_the_answer_is_exact(
     collection: Collection, db: None, monkeypatch: Any
 ) -> None:
     """Where every candidate looks alike, the answer still is that of an exact scan."""
-    monkeypatch.setattr(ranking, "PROPOSED", 1)
+    monkeypatch.setattr(ranking, "SCAN_CANDIDATES", (1, 20, SIZE))
     collection.found().update(projection=np.zeros(512, np.float32))
     point = Point(collection.fc1[11], np.zeros(512, np.float32))
     found = collection.found().nearest_to(point, 5, kept=SIZE)
