@@ -12,7 +12,7 @@ from django.db.models.fields.json import KT
 from django.utils import timezone
 
 from ingest.labelling import Labels, label_each
-from ingest.models import Image, LabelChange, LabelEdit, LabelOrigin, OrganClass
+from ingest.models import Dataset, Image, LabelChange, LabelEdit, LabelOrigin, OrganClass
 from ml.models import ModelVersion
 from search.cases import Case, without_near_duplicates
 from search.models import SURE, Embedding, Mark, VersionIndex, as_array
@@ -48,7 +48,8 @@ def waiting(version: ModelVersion | None, why: Why) -> EmbeddingQuerySet:
     """Embeddings of images that nobody has reviewed, the most instructive first."""
     said = LabelChange.objects.exclude(edit__origin__in=NO_REVIEW).filter(edit__undone_at=None)
     spoken = said.filter(image=OuterRef("image"), attribute="organ")
-    found = Embedding.objects.present().filter(model_version=version).filter(~Exists(spoken))
+    found = Embedding.objects.filter(model_version=version).filter(~Exists(spoken))
+    found = found.exclude(dataset__in=Dataset.objects.trashed())  # as `present`, within the one question
     if why == Why.CONTRADICTS:  # the surer the network, the likelier the label is wrong
         return found.exclude(organ=F("predicted_organ")).order_by("-organ_probability", "pk")
     if why == Why.UNLABELLED:
