@@ -227,11 +227,14 @@ def ranked(
         nearest,
         """
         WITH proposed (id, estimate) AS MATERIALIZED ({nearest}),
-        chosen AS MATERIALIZED (SELECT id FROM proposed ORDER BY estimate LIMIT %s)
-        SELECT id, fc1 <-> %s AS distance, (SELECT count(*) FROM proposed), (SELECT count(*) FROM chosen)
-        FROM search_embedding JOIN chosen USING (id) ORDER BY distance, id LIMIT %s
+        chosen AS MATERIALIZED (SELECT id FROM proposed ORDER BY estimate LIMIT %s),
+        tally AS MATERIALIZED (
+            SELECT count(*) AS candidates, least(count(*), %s) AS ranked FROM proposed
+        )
+        SELECT id, fc1 <-> %s AS distance, candidates, ranked
+        FROM "search_embedding" JOIN chosen USING (id) CROSS JOIN tally ORDER BY distance, id LIMIT %s
         """,
-        [most, as_text(point.fc1), wanted],
+        [most, most, as_text(point.fc1), wanted],
     )
 
 
@@ -248,19 +251,26 @@ def ranked_within_reach(
         nearest,
         """
         WITH proposed (id, bound, remainder) AS MATERIALIZED ({nearest}),
-        query AS MATERIALIZED (SELECT %s::halfvec AS fc1),
-        first AS (
-            SELECT fc1 <-> (SELECT fc1 FROM query) AS distance FROM search_embedding
-            WHERE id IN (SELECT id FROM proposed ORDER BY bound ^ 2 - (remainder - %s) ^ 2 LIMIT %s)
-            ORDER BY distance LIMIT %s
+        query AS MATERIALIZED (SELECT %s::halfvec AS asked),
+        likely AS MATERIALIZED (
+            SELECT id FROM proposed ORDER BY bound ^ 2 - (remainder - %s) ^ 2 LIMIT %s
         ),
-        reach AS (
+        first AS MATERIALIZED (
+            SELECT fc1 <-> asked AS distance
+            FROM "search_embedding" JOIN likely USING (id) CROSS JOIN query ORDER BY distance LIMIT %s
+        ),
+        limits AS MATERIALIZED (
             SELECT CASE count(*) WHEN %s THEN max(distance) * %s + %s ELSE 'infinity' END AS reach FROM first
         ),
-        chosen AS MATERIALIZED (SELECT id FROM proposed WHERE bound <= (SELECT reach FROM reach))
-        SELECT id, fc1 <-> (SELECT fc1 FROM query) AS distance, (SELECT count(*) FROM proposed),
-            (SELECT count(*) FROM chosen), (SELECT max(bound) FROM proposed), (SELECT reach FROM reach)
-        FROM search_embedding JOIN chosen USING (id) ORDER BY distance, id LIMIT %s
+        chosen AS MATERIALIZED (SELECT id FROM proposed CROSS JOIN limits WHERE bound <= reach),
+        tally AS MATERIALIZED (
+            SELECT count(*) AS candidates, count(*) FILTER (WHERE bound <= reach) AS ranked,
+                max(bound) AS farthest, max(reach) AS reach
+            FROM proposed CROSS JOIN limits
+        )
+        SELECT id, fc1 <-> asked AS distance, candidates, ranked, farthest, reach
+        FROM "search_embedding" JOIN chosen USING (id) CROSS JOIN query CROSS JOIN tally
+        ORDER BY distance, id LIMIT %s
         """,
         [
             as_text(point.fc1),
@@ -276,7 +286,10 @@ def ranked_within_reach(
 
 
 def rows_of(nearest: "models.QuerySet[Embedding, Any]", statement: str, params: list[Any]) -> list[Ranked]:
-    """What a statement about the proposed rows finds. The ORM knows no common table expressions."""
+    """What a statement about the proposed rows finds. The ORM knows no common table expressions.
+
+    A sharded database answers each of these from its shards or from other ones' rows: see docs/operations.md.
+    """
     proposed, proposed_params = nearest.query.sql_with_params()
     with connections[nearest.db].cursor() as cursor:
         cursor.execute(statement.format(nearest=proposed), [*proposed_params, *params])

@@ -122,4 +122,4 @@ def test_the_earlier_index_goes_and_rows_are_narrow(earlier: Any) -> None:
     assert {"embedding_facets", "embedding_scan"} <= indexes
     assert "embedding_projection_hnsw" not in indexes
     assert not any(name.startswith(ivfflat.name_of(1)[:-1]) for name in indexes)
-    assert storage == {"fc1": "x", "projection": "p"}
+    assert storage == {"fc1": "e", "projection": "p"}

@@ -20,9 +20,13 @@ from search.options import Collapse, Scope, SearchOptions
 from search.retrieval import search
 
 DISTRIBUTED = {"search_embedding", "ingest_image"}
+PART = re.compile(
+    r"(\w+)(?: \([\w, ]+\))? AS MATERIALIZED \("
+)  # of a statement: its rows are sent to every node
 ON_EVERY_NODE = {"ingest_dataset", "ingest_organclass", "ingest_modality", "ml_modelversion"}
 TOGETHER = '"search_embedding"."image_id" = "ingest_image"."id"'
 JOIN = re.compile(r'JOIN "(\w+)"(?: T?\w+)? ON \(([^()]*)\)')
+JOIN_OF_PARTS = re.compile(r"(?<! CROSS) JOIN (\w+) USING \(id\)| CROSS JOIN (\w+)")
 ACROSS_SHARDS = re.compile(r"\b(DISTINCT|OFFSET|OVER|UNION|EXISTS|WITH|HAVING|FOR UPDATE)\b")
 
 ASKED = [
@@ -59,7 +63,31 @@ def statements_of(query: Query, options: SearchOptions, **page: int) -> list[str
 
 
 def is_answered_by_shards(sql: str) -> bool:
-    """Whether each shard answers for itself; true also of what is about tables that are not distributed."""
+    """Whether each shard answers for itself, or for each part of a WITH in turn; true also of what is about
+    tables that are not distributed."""
+    if not sql.lstrip().startswith("WITH "):
+        return is_one_answered_by_shards(sql, set())
+    names, parts, rest = set[str](), list[str](), sql
+    while found := PART.search(rest):
+        end = closing(rest, found.end())
+        names.add(found[1])
+        parts.append(rest[found.end() : end])
+        rest = rest[end + 1 :]
+    return all(is_one_answered_by_shards(part, names) for part in [*parts, rest])
+
+
+def closing(sql: str, start: int) -> int:
+    """Where the parenthesis ends that was opened before `start`."""
+    depth = 1
+    for place in range(start, len(sql)):
+        depth += {"(": 1, ")": -1}.get(sql[place], 0)
+        if not depth:
+            return place
+    raise ValueError(sql)
+
+
+def is_one_answered_by_shards(sql: str, parts: set[str]) -> bool:
+    """`parts` are names of rows that are on every node."""
     tables = set(re.findall(r'(?:FROM|JOIN) "(\w+)"', sql))
     if not tables & DISTRIBUTED:
         return True
@@ -67,10 +95,12 @@ def is_answered_by_shards(sql: str) -> bool:
         table in ON_EVERY_NODE or (table in DISTRIBUTED and condition == TOGETHER)
         for table, condition in JOIN.findall(sql)
     )
+    with_parts = [one or other for one, other in JOIN_OF_PARTS.findall(sql)]
     return (
         tables <= DISTRIBUTED | ON_EVERY_NODE
+        and set(with_parts) <= parts
         and sql.count("SELECT") == 1
-        and sql.count(" JOIN ") == len(JOIN.findall(sql))
+        and sql.count(" JOIN ") == len(JOIN.findall(sql)) + len(with_parts)
         and joins_well
         and not ACROSS_SHARDS.search(sql)
     )
@@ -104,6 +134,8 @@ def test_so_is_every_statement_of_a_search_with_several_images(collection: list[
         'SELECT 1 FROM "search_embedding" INNER JOIN "ingest_image" ON ("a"."sha256" = "ingest_image"."id")',
         'SELECT DISTINCT "organ_id" FROM "search_embedding"',
         'SELECT "id" FROM "ingest_image" ORDER BY "id" LIMIT 5 OFFSET 5',
+        'WITH a AS MATERIALIZED (SELECT DISTINCT "id" FROM "ingest_image") SELECT id FROM a',
+        'WITH a AS MATERIALIZED (SELECT 1) SELECT id FROM "ingest_image" JOIN b USING (id)',
     ],
 )
 def test_what_shards_do_not_answer_alone_is_noticed(sql: str) -> None:
