@@ -230,7 +230,7 @@ def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[I
         "uploaded_file": row,
         "sha256": row.sha256,
         "source_path": row.path,
-        "original": store_kept(kept.content),
+        "original": store_kept(kept.content, row.sha256),
         "deidentification": " ".join(kept.methods),
         "organ": organ_meant(organ, makes_organs=row.batch.makes_organs),
         "incoming_organ": organ,

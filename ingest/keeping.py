@@ -21,9 +21,11 @@ def kept_of(row: UploadedFile, content: bytes, is_masked: bool) -> Deidentified:
     return deidentify(content, is_masked=is_masked)
 
 
-def store_kept(content: bytes) -> str:
+def store_kept(content: bytes, sha256: str) -> str:
     """Store a file as it is kept, under its own digest; until the transaction ends nobody deletes it."""
     digest = hashlib.sha256(content).hexdigest()
+    if digest == sha256:  # as it came in: it is there, and is kept for its row
+        return original_name(digest)
     lock_bytes(digest)
     return store_once(original_name(digest), content, len(content))
 
@@ -55,5 +57,5 @@ def tidy_duplicate(row: UploadedFile, image: Image) -> None:
         is_lost = not default_storage.exists(str(image.original.name))
         if is_lost and (mask or CLEAN_PIXEL_DATA not in image.deidentification):
             content = masked(content, mask.boxes) if mask else content
-            name = store_kept(deidentify(content, is_masked=bool(mask)).content)
+            name = store_kept(deidentify(content, is_masked=bool(mask)).content, row.sha256)
             Image.objects.filter(sha256=row.sha256).update(original=name)
