@@ -23,7 +23,8 @@ from django.utils import timezone
 from ingest.bell import ring
 from ingest.duplicates import pair_same_pixels, pixel_hash
 from ingest.image_file import RejectedFile
-from ingest.importing import release_stuck_files, stored_original, stuck_files
+from ingest.importing import release_stuck_files, stuck_files
+from ingest.keeping import stored_original
 from ingest.models import FileState, Image, UploadedFile
 from ingest.reading import read_image
 from ingest.renditions import decode_rendition, network_rendition, preview

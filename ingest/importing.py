@@ -4,7 +4,6 @@ The ledger is the queue: a row is claimed by an UPDATE, read, and finished in on
 workers may do so at once, and a killed one's rows are taken up again.
 """
 
-import hashlib
 import logging
 import time
 import traceback
@@ -17,15 +16,17 @@ from django.db import DatabaseError, IntegrityError, InterfaceError, Operational
 from django.db.models import F, Q
 from django.utils import timezone
 
-from ingest.deidentifying import (
-    CLEAN_PIXEL_DATA,
-    Deidentified,
-    deidentify,
-    tags_without_words,
-    without_words,
-)
+from ingest.deidentifying import CLEAN_PIXEL_DATA, Deidentified, tags_without_words, without_words
 from ingest.duplicates import pair_same_pixels, pixel_hash
 from ingest.image_file import Frame, LeftOut, ReadImage, RejectedFile
+from ingest.keeping import (
+    MISSING_BYTES,
+    forget_incoming,
+    kept_of,
+    store_kept,
+    stored_original,
+    tidy_duplicate,
+)
 from ingest.labels import modality_code, organ_of_body_part
 from ingest.masking import masked
 from ingest.models import (
@@ -34,7 +35,6 @@ from ingest.models import (
     Image,
     ImageQuerySet,
     LabelSource,
-    QuarantinedFile,
     UploadBatch,
     UploadedFile,
     UploadedFileQuerySet,
@@ -45,14 +45,7 @@ from ingest.quarantine import decision_on, hold, reason_to_hold
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
 from ingest.signals import images_imported
-from ingest.storing import (
-    delete_unused_original,
-    lock_bytes,
-    original_name,
-    preview_name,
-    rendition_name,
-    store_once,
-)
+from ingest.storing import delete_unused_original, preview_name, rendition_name, store_once
 from ingest.trying import try_out
 
 logger = logging.getLogger(__name__)
@@ -60,7 +53,6 @@ logger = logging.getLogger(__name__)
 CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, however long it takes
 MAX_ATTEMPTS = 3
 ANNOUNCE_EVERY = 32  # files
-MISSING_BYTES = "missing_bytes"
 LABELS_TOLD = ("organ_name", "modality_code")  # by a dry run
 
 
@@ -218,37 +210,6 @@ def read_and_store(row: UploadedFile) -> list[int]:
     return [image.pk for image in images]
 
 
-def kept_of(row: UploadedFile, content: bytes, is_masked: bool) -> Deidentified:
-    """What is kept of a file in place of what came in. Raises RejectedFile."""
-    if row.batch.dataset.keeps_identifiers:
-        return Deidentified(content, (CLEAN_PIXEL_DATA,) if is_masked else ())
-    return deidentify(content, is_masked=is_masked)
-
-
-def store_kept(content: bytes) -> str:
-    """Store a file as it is kept, under its own digest; until the transaction ends nobody deletes it."""
-    digest = hashlib.sha256(content).hexdigest()
-    lock_bytes(digest)
-    return store_once(original_name(digest), content, len(content))
-
-
-def forget_incoming(sha256: str) -> None:
-    """After a file was read: what came in goes, unless it is what is kept, or is still waited for."""
-    if not Image.objects.filter(sha256=sha256, original=original_name(sha256)).exists():
-        delete_unused_original(sha256)
-
-
-def stored_original(sha256: str) -> bytes:
-    try:
-        with default_storage.open(original_name(sha256)) as file:
-            content = bytes(file.read())
-    except FileNotFoundError as error:
-        raise RejectedFile(MISSING_BYTES, "The file's bytes are no longer stored. Send it again.") from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise RejectedFile(MISSING_BYTES, "The file's stored bytes were damaged. Send it again.")
-    return content
-
-
 def finish(row: UploadedFile, state: FileState) -> None:
     row.state, row.finished_at = state, timezone.now()
     told = ["path", "state", "finished_at", "reason_code", "reason", "duplicate_of", *LABELS_TOLD]
@@ -278,20 +239,6 @@ def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
     return True
 
 
-def tidy_duplicate(row: UploadedFile, image: Image) -> None:
-    """Keep the patient's name out of the row too, and put a lost original in its place again."""
-    with suppress(RejectedFile):
-        content, mask = stored_original(row.sha256), None
-        if CLEAN_PIXEL_DATA in image.deidentification:
-            mask = QuarantinedFile.objects.filter(file=image.uploaded_file_id, decision=Decision.MASK).first()
-        row.path = without_words(row.path, deidentify(content).identifiers)
-        is_lost = not default_storage.exists(str(image.original.name))
-        if is_lost and (mask or CLEAN_PIXEL_DATA not in image.deidentification):
-            content = masked(content, mask.boxes) if mask else content
-            name = store_kept(kept_of(row, content, bool(mask)).content)
-            Image.objects.filter(sha256=row.sha256).update(original=name)
-
-
 def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[Image]:
     """Unsaved images, one per chosen frame, with their files stored. Identifiers become keyed hashes."""
     organ = row.organ_name
@@ -303,7 +250,7 @@ def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[I
         "uploaded_file": row,
         "sha256": row.sha256,
         "source_path": row.path,
-        "original": store_kept(kept.content),
+        "original": store_kept(kept.content, row.sha256),
         "deidentification": " ".join(kept.methods),
         "organ": organ_meant(organ, makes_organs=row.batch.makes_organs),
         "incoming_organ": organ,
