@@ -140,7 +140,7 @@ def rows_of(source: Source) -> UploadedFileQuerySet:
 
 def number_of(sources: Sequence[Source]) -> int:
     """Different files of these sources that are in the collection or on their way into it."""
-    rows = [rows_of(source).exclude(state=FileState.REJECTED) for source in sources]
+    rows = [rows_of(source).exclude(state__in=[FileState.REJECTED, FileState.LEFT_OUT]) for source in sources]
     return sum(each.aggregate(number=Count("sha256", distinct=True))["number"] for each in rows)
 
 

@@ -280,9 +280,9 @@ def test_only_who_may_lets_a_data_set_keep_identifiers(
     dataset = Dataset.objects.get()
     assert (dataset.keeps_identifiers, dataset.burned_in_text) == (may, "detect")
     admin_url = reverse("admin:ingest_dataset_change", args=[dataset.pk])
-    client.post(
-        admin_url, {"name": "ward", "burned_in_text": "check", "keeps_identifiers": "" if may else "on"}
-    )
+    slices = {"slice_choice": "informative", "slice_step": 10}
+    keeps = {"keeps_identifiers": "" if may else "on"}
+    client.post(admin_url, {"name": "ward", "burned_in_text": "check", **slices, **keeps})
     dataset.refresh_from_db()
     assert (dataset.keeps_identifiers, dataset.burned_in_text) == (False, "check")
 

@@ -200,7 +200,7 @@ def test_list_asks_the_same_number_of_queries_for_many(
         receive_file(open_batch(f"ward {number}", "dicom", None), "a.png", b"")
     client = client_of("curator")
     client.get(reverse("ingest:batch_list"))
-    with django_assert_max_num_queries(8):
+    with django_assert_max_num_queries(9):
         assert client.get(reverse("ingest:batch_list")).status_code == 200
 
 
