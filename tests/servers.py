@@ -18,6 +18,8 @@ DATA_DIR.chmod(0o755)  # the embedded PostgreSQL runs as an account of its own w
 def start() -> None:
     # Under a shell's "&" SIGINT is ignored, by all processes started from here too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each core has its own tests: threads would wait for one another
+        os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     os.environ["CBMIR_DATA_DIR"] = str(DATA_DIR)
     os.environ["CBMIR_DEBUG"] = "0"
     for name in ("DATABASE_URL", "REDIS_URL", "CBMIR_REPLICA_URL"):
