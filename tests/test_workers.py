@@ -26,7 +26,7 @@ from tests.factories import dicom_bytes, make_image, png_bytes
 from tests.processes import ROOT, environment, wait_until
 
 Start = Callable[[str], subprocess.Popen[bytes]]
-UPKEEP = ("prepare_versions", "rebuild_index", "drop_embeddings", "probe_recall")
+UPKEEP = ("prepare_versions", "rebuild_index", "drop_embeddings", "probe_recall", "find_near_duplicates")
 
 
 @pytest.fixture
