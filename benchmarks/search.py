@@ -474,13 +474,13 @@ def copy_rows(
         row = start + number
         images.write(
             f"{row + 1}\t{dataset.pk}\t{row:064x}\t1\t1\tmade\t\t\t\t{organ_ids[organ[number]]}\t"
-            f"{codes[modality[number]]}\t\t\t\t\t\t\t{row:032x}\tPNG\t\t64\t64\t8\t{{}}\t[]\t2026-01-01\n"
+            f"{codes[modality[number]]}\t\t\t\t\t\t\t{row:032x}\tPNG\t\t64\t64\t8\t{{}}\t[]\t2026-01-01\t\t\t\n"
         )
     columns = (
         "id, dataset_id, sha256, frame_number, number_of_frames, source_path, original, rendition, preview,"
         " organ_id, modality_id, incoming_organ, body_part_examined, split, patient_key, study_key,"
         " series_key, group_key, file_format, transfer_syntax_uid, rows, columns, bits_stored, tags,"
-        " assumptions, created_at"
+        " assumptions, created_at, deidentification, incoming_modality, pixel_hash"
     )
     with cursor.copy(f"COPY ingest_image ({columns}) FROM STDIN") as copy:
         copy.write(images.getvalue())

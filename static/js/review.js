@@ -35,10 +35,12 @@
     const card = event.target.closest?.("#review .card");
     place = card ? cards().indexOf(card.querySelector(".card-link")) : 0;
   });
-  document.addEventListener("htmx:afterSettle", () => {
+  const focusCard = () => {
     const links = cards();
-    if (document.querySelector("#review") && links.length && !document.querySelector("#review :focus")) {
+    if (links.length && !document.querySelector("#review :focus")) {
       links[Math.min(Math.max(place, 0), links.length - 1)].focus();
     }
-  });
+  };
+  document.addEventListener("htmx:afterSettle", focusCard);
+  if (document.activeElement === document.body) focusCard();  // a whole new page
 })();
