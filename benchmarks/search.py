@@ -276,7 +276,7 @@ class Benchmark:
                     kept = size // len(self.organ_ids)
                 if kind == "both":
                     found = found.filter(modality=self.codes[int(self.modality[number])])
-                ranking = found.nearest_to(self.point(number), NEAREST, kept=kept, has_index=has_index)
+                ranking = found.nearest_to(self.point(number), NEAREST, kept=kept, indexed=size * has_index)
                 return [pk - 1 for pk in ranking.ids]
 
             return search

@@ -144,7 +144,7 @@ def look_around(query: Query, version: ModelVersion) -> None:
     query.see_newest()
     index = VersionIndex.objects.filter(model_version=version).first() or VersionIndex(model_version=version)
     images = images_searched(query, SearchOptions(collapse=Collapse.NONE))
-    nearest = images.nearest_to(query.as_point(), 1, kept=index.images, has_index=index.has_ivfflat)
+    nearest = images.nearest_to(query.as_point(), 1, kept=index.images, indexed=index.indexed)
     query.nearest_distance = nearest.distances[0] if nearest.distances else None
     query.is_unlike = describer_for(version.pk).calibration.is_unlike(query.energy, query.nearest_distance)
 

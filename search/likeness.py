@@ -61,7 +61,7 @@ def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[int]:
     found = described.exclude(pk__in=list(described.filter(image__in=ids).values_list("pk", flat=True)))
     point = embedding.as_point()
     if is_large(index):
-        nearest = found.nearest_to(point, NEIGHBOURS, kept=index.images, has_index=True).ids
+        nearest = found.nearest_to(point, NEIGHBOURS, kept=index.images, indexed=index.indexed).ids
     else:
         nearest = list(found.order_by(projected_distance(point)).values_list("pk", flat=True)[:NEIGHBOURS])
     rows = found.filter(pk__in=nearest).values_list("image", "projection")

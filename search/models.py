@@ -120,6 +120,11 @@ class VersionIndex(models.Model):
     def __str__(self) -> str:
         return f"index of v{self.model_version_id}"
 
+    @property
+    def indexed(self) -> int:
+        """Embeddings in the IVFFlat index, about; 0 where there is none."""
+        return max(1, self.images) if self.has_ivfflat else 0
+
 
 class QueryStatus(models.TextChoices):
     WAITING = "waiting", "waiting"

@@ -78,9 +78,7 @@ def looks_at(version: ModelVersion, images: int, deadline: float) -> Iterator[Lo
     for embedding in drawn_at_random(version, QUERIES):
         found, own = others_of(embedding)
         started = time.perf_counter()
-        ranking = found.nearest_to(
-            embedding.as_point(), NEAREST, kept=images - own, has_index=index.has_ivfflat
-        )
+        ranking = found.nearest_to(embedding.as_point(), NEAREST, kept=images - own, indexed=index.indexed)
         seconds = time.perf_counter() - started
         started = time.perf_counter()
         exact = exact_distances(found, embedding.as_point(), deadline - time.monotonic())

@@ -7,6 +7,7 @@ wanted rows are ranked, only what is projected nearer than the last of them can 
 and Kriegel, "Optimal multi-step k-nearest neighbor search", SIGMOD 1998).
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -28,9 +29,12 @@ EXACT_SCAN_ROWS = 20_000  # up to here what the filter keeps is scanned whole; s
 COMPONENTS = 511  # of the projection, before the length of what they leave
 PREFIX_DIMENSIONS = 256  # of these, which the IVFFlat index orders by
 INDEX_WANTED = 200  # rows in all; deeper pages are scanned for exactly
-INDEX_CANDIDATES = (50, 1_000, 4_000)  # from the index: for each row wanted, at least, at most
-PROBES = (20, 200)  # clusters of the index that are read; as many at most while a filter leaves too few rows
-INDEX_RANKED = (10, 200, 2_000)  # of these, ranked on FC1
+INDEX_CANDIDATES = (20, 400, 4_000)  # from the index: for each row wanted, at least, at most
+PROBES = (30, 200)  # clusters of the index that are read; as many at most while a filter leaves too few rows
+INDEX_RANKED = (6, 120, 2_000)  # of these, ranked on FC1
+SPARSE = (
+    100_000  # rows of an index; those of a larger one lie more densely, and by the square root more are taken
+)
 SCAN_CANDIDATES = (50, 1_000, 50_000)  # from an exact scan; all within reach if these are too few
 SCAN_RANKED = (2, 40, 10_000)  # of these, ranked on FC1 before it is known how far to look
 ROUNDING = (1.005, 0.001)  # halfvec keeps 11 bits: share of a distance, share of FC1's length
@@ -94,22 +98,24 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         """(value, ..., number of images) by those fields."""
         return list(self.order_by().values_list(*fields).annotate(number=Count("pk")))
 
-    def nearest_to(self, point: Point, wanted: int, *, kept: int, has_index: bool = False) -> Ranking:
+    def nearest_to(self, point: Point, wanted: int, *, kept: int, indexed: int = 0) -> Ranking:
         """The `wanted` nearest, by (distance, id).
 
-        kept: how many rows there are in this query set, as far as is known. By Path.EXACT the answer is that
-        of an exact scan on FC1. By Path.IVFFLAT the index's recall is the limit: search/probing.py tells it.
+        kept: how many rows there are in this query set, as far as is known; indexed: in the index, 0 where
+        there is none. By Path.EXACT the answer is that of an exact scan on FC1. By Path.IVFFLAT the index's
+        recall is the limit: search/probing.py tells it.
         """
         if wanted < 1:
             return Ranking([], [])
-        path = choose_path(kept, wanted, has_index)
-        if path == Path.IVFFLAT and (ranking := self._from_index(point, wanted, kept)):
+        path = choose_path(kept, wanted, has_index=indexed > 0)
+        if path == Path.IVFFLAT and (ranking := self._from_index(point, wanted, kept, indexed)):
             return ranking
         return self._scanned(point, wanted, kept)
 
-    def _from_index(self, point: Point, wanted: int, kept: int) -> Ranking | None:
+    def _from_index(self, point: Point, wanted: int, kept: int, indexed: int) -> Ranking | None:
         """None where a filter keeps the index searching too long: then a scan has to answer."""
-        proposed = at_least(wanted, INDEX_CANDIDATES)
+        density = max(1.0, math.sqrt(indexed / SPARSE))
+        proposed = at_least(wanted, INDEX_CANDIDATES, density)
         prefix = Value(as_text(point.projection[:PREFIX_DIMENSIONS]))
         nearest = (
             self.alias(nearness=L2Distance(Prefix("projection"), prefix))
@@ -123,7 +129,7 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
                     "SET LOCAL ivfflat.iterative_scan = relaxed_order;"
                     f" SET LOCAL ivfflat.probes = {probes:d}; SET LOCAL ivfflat.max_probes = {most_probes:d}"
                 )
-            rows = ranked(nearest[:proposed], point, at_least(wanted, INDEX_RANKED), wanted)
+            rows = ranked(nearest[:proposed], point, at_least(wanted, INDEX_RANKED, density), wanted)
         ranking = made_of(rows, Path.IVFFLAT, kept)
         return ranking if ranking.plans[0].candidates == proposed else None
 
@@ -147,7 +153,7 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         kept: dict[int, int],
         penalties: dict[int, float],
         names: dict[int, str],
-        has_index: bool = False,
+        indexed: int = 0,
     ) -> Ranking:
         """The `wanted` nearest, by (squared distance + penalty of the image's organ, id).
 
@@ -159,7 +165,7 @@ class EmbeddingQuerySet(models.QuerySet["Embedding"]):
         for organ in sorted(kept, key=lambda organ: penalties[organ]):
             if len(best) >= wanted and penalties[organ] > best[wanted - 1][0]:
                 break
-            part = self.filter(organ=organ).nearest_to(point, wanted, kept=kept[organ], has_index=has_index)
+            part = self.filter(organ=organ).nearest_to(point, wanted, kept=kept[organ], indexed=indexed)
             plans += [Plan(**{**vars(plan), "organ": names[organ]}) for plan in part.plans]
             best += [
                 (distance**2 + penalties[organ], pk, distance)
@@ -296,10 +302,10 @@ def rows_of(nearest: "models.QuerySet[Embedding, Any]", statement: str, params: 
         return [Ranked(*row) for row in cursor.fetchall()]
 
 
-def at_least(wanted: int, amounts: tuple[int, int, int]) -> int:
+def at_least(wanted: int, amounts: tuple[int, int, int], density: float = 1.0) -> int:
     """Rows for so many wanted; amounts: for each, at least, at most."""
     share, least, most = amounts
-    return min(max(share * wanted, least), most)
+    return min(round(density * max(share * wanted, least)), most)
 
 
 def made_of(rows: list[Ranked], path: Path, kept: int) -> Ranking:

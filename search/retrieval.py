@@ -172,16 +172,17 @@ class Ranker:
         return Ranking([pk for pk, _ in pairs], [distance for _, distance in pairs])
 
     def rank(self, wanted: int) -> Ranking:
-        has_index = self.index.has_ivfflat
         if self.penalties is None:
-            return self.found.nearest_to(self.point, wanted, kept=self.kept.total(), has_index=has_index)
+            return self.found.nearest_to(
+                self.point, wanted, kept=self.kept.total(), indexed=self.index.indexed
+            )
         return self.found.blended(
             self.point,
             wanted,
             kept=self.kept,
             penalties=self.penalties,
             names=self.names,
-            has_index=has_index,
+            indexed=self.index.indexed,
         )
 
 

@@ -75,7 +75,7 @@ def in_a_session_of_its_own(work: Callable[[], Any]) -> threading.Thread:
 def search(version: ModelVersion) -> Ranking:
     point = Point(np.zeros(4096, np.float32), np.zeros(512, np.float32))
     found = Embedding.objects.for_version(version)
-    return found.nearest_to(point, 2, kept=found.count(), has_index=True)
+    return found.nearest_to(point, 2, kept=found.count(), indexed=found.count())
 
 
 def relations(pattern: str) -> list[str]:

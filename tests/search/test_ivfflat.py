@@ -126,7 +126,7 @@ def test_the_index_is_used(collection: Collection) -> None:
         with CaptureQueriesContext(
             connection,
         ) as sent:
-            ranking_found = found.nearest_to(point(points(1, 7)[0]), 24, kept=SIZE, has_index=True)
+            ranking_found = found.nearest_to(point(points(1, 7)[0]), 24, kept=SIZE, indexed=SIZE)
         assert ranking_found.plans[0].path == Path.IVFFLAT
         (statement,) = [entry["sql"] for entry in sent if "subvector" in entry["sql"]]
         with connection.cursor() as cursor:
@@ -139,7 +139,7 @@ def test_it_finds_what_an_exact_scan_finds(collection: Collection) -> None:
     found = Embedding.objects.for_version(collection.version)
     shares = []
     for fc1 in points(60, seed=2):
-        ranked = found.nearest_to(point(fc1), 20, kept=SIZE, has_index=True)
+        ranked = found.nearest_to(point(fc1), 20, kept=SIZE, indexed=SIZE)
         assert ranked.plans[0].path == Path.IVFFLAT
         shares.append(len({*ranked.ids} & {*collection.exact(fc1)[:20]}) / 20)
     assert np.mean(shares) >= 0.99
@@ -148,7 +148,7 @@ def test_it_finds_what_an_exact_scan_finds(collection: Collection) -> None:
 def test_equal_distances_are_ordered_by_id_with_the_index_in_use(collection: Collection) -> None:
     found = Embedding.objects.for_version(collection.version)
     for row in range(0, SIZE, 250):
-        ranked = found.nearest_to(point(collection.fc1[row]), 20, kept=SIZE, has_index=True)
+        ranked = found.nearest_to(point(collection.fc1[row]), 20, kept=SIZE, indexed=SIZE)
         assert ranked.plans[0].path == Path.IVFFLAT
         assert ranked.ids[:2] == [collection.ids[row], collection.ids[row + 1]]
         assert ranked.ids == collection.exact(collection.fc1[row])[:20]
@@ -188,7 +188,7 @@ def test_a_filter_that_keeps_little_of_what_is_near_is_answered_in_full(
     fc1 = collection.fc1[5]
     far = collection.exact(fc1)[-1_000:]
     found = Embedding.objects.for_version(collection.version).filter(pk__in=far)
-    ranked = found.nearest_to(point(fc1), 24, kept=len(far), has_index=True)
+    ranked = found.nearest_to(point(fc1), 24, kept=len(far), indexed=SIZE)
     assert ranked.plans[0].path == Path.EXACT
     assert ranked.ids == far[:24]
 
@@ -231,8 +231,8 @@ def test_what_is_remembered_goes_on_where_a_wider_ranking_differs(
     exact = collection.exact(fc1)
     from_index = ranking.EmbeddingQuerySet._from_index
 
-    def overlook(self: Any, asked: Point, wanted: int, kept: int) -> Ranking:
-        found = from_index(self, asked, wanted + 1, kept)
+    def overlook(self: Any, asked: Point, wanted: int, *sizes: int) -> Ranking:
+        found = from_index(self, asked, wanted + 1, *sizes)
         assert found
         assert found.ids[0] == exact[0]
         return Ranking(found.ids[1:], found.distances[1:], found.plans)
