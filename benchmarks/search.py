@@ -230,11 +230,10 @@ class Benchmark:
         there = Embedding.objects.count()
         self.organ_ids, self.codes = [organ.pk for organ in organs], codes
         started = time.perf_counter()
-        for start, fc1, organ, modality in track(
-            self.made.chunks(), "loading", total=-(-self.made.size // CHUNK)
-        ):
-            if start + len(fc1) <= there:
+        for start in track(range(0, self.made.size, CHUNK), "loading"):
+            if min(start + CHUNK, self.made.size) <= there:
                 continue
+            fc1, organ, modality = self.made.chunk(start)
             projected = self.made.projection(fc1)
             with connection.cursor() as cursor:
                 copy_rows(
