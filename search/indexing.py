@@ -16,6 +16,7 @@ from ml.models import ModelVersion, VersionStatus
 from ml.outputs import by_class
 from search import fitting, ivfflat
 from search.models import Embedding, VersionIndex
+from search.ranking import Halves
 from search.reading_ahead import RenditionReader
 
 Row = TypeVar("Row", OrganClass, Modality)
@@ -180,8 +181,8 @@ def describe_images(images: list[Image], version: ModelVersion) -> list[Embeddin
         embedding = Embedding(
             image=image,
             model_version=version,
-            fc1=seen.fc1[row],
-            projection=seen.projection[row],
+            fc1=Halves(seen.fc1[row]),
+            projection=Halves(seen.projection[row]),
             predicted_organ=organs[organ_index[row]],
             organ_probability=float(organ_probabilities[row].max()),
         )

@@ -17,6 +17,7 @@ import numpy as np
 from django.db import connections, models, transaction
 from django.db.models import Count, Func, Value
 from numpy.typing import NDArray
+from pgvector import HalfVector
 from pgvector.django import L2Distance
 
 from ingest.models import Dataset
@@ -317,6 +318,13 @@ def as_text(vector: NDArray[np.float32]) -> str:
     """As pgvector reads it, in the precision that it keeps."""
     bits = np.ascontiguousarray(vector, np.float16).view(np.uint16)
     return "[" + ",".join(half_texts()[bits].tolist()) + "]"
+
+
+class Halves(HalfVector):  # type: ignore[misc]
+    """As pgvector's, and written ten times as fast: of each image that is described, too."""
+
+    def to_text(self) -> str:
+        return as_text(self.to_numpy())
 
 
 @cache
