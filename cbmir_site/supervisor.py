@@ -143,18 +143,16 @@ def default_services(host: str, port: int) -> list[Service]:
     python = [sys.executable, "-m"]
     celery = [*python, "celery", "-A", "cbmir_site"]
     worker = [*celery, "worker", "--loglevel", "WARNING", "--without-mingle", "--without-gossip"]
+    behind = ["nice", "-n", "10", *worker]  # searches and what answers them go first
     web = [*python, "gunicorn", "cbmir_site.wsgi", "--bind", f"{host}:{port}", "--worker-class", "gthread"]
     services = [
         Service("web", [*web, "--workers", "2", "--threads", "8", "--timeout", "300"]),
         Service(
             "inference", [*worker, "-Q", "inference", "-n", "inference@%h", "--pool", "threads", "-c", "1"]
         ),
-        Service("ingest", [*worker, "-Q", "ingest", "-n", "ingest@%h", "-c", "1"]),
-        Service("training", ["nice", "-n", "10", *worker, "-Q", "training", "-n", "training@%h", "-c", "1"]),
-        Service(
-            "upkeep",
-            ["nice", "-n", "10", *worker, "-Q", "upkeep", "-n", "upkeep@%h", "--pool", "threads", "-c", "1"],
-        ),
+        Service("ingest", [*behind, "-Q", "ingest", "-n", "ingest@%h", "-c", "1"]),
+        Service("training", [*behind, "-Q", "training", "-n", "training@%h", "-c", "1"]),
+        Service("upkeep", [*behind, "-Q", "upkeep", "-n", "upkeep@%h", "--pool", "threads", "-c", "1"]),
         Service("schedule", [*celery, "beat", "--loglevel", "WARNING"]),
     ]
     if "CBMIR_EMBEDDED_REDIS" in os.environ:
