@@ -11,7 +11,7 @@ run: $(VENV)/.installed
 	@$(VENV)/bin/python manage.py run --port $(PORT) --host $(HOST) $(if $(DATA),--data "$(DATA)")
 
 test: $(VENV)/.installed-dev
-	$(VENV)/bin/python -m pytest -n logical --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
