@@ -35,8 +35,8 @@ def decode_rendition(file: Any) -> NDArray[np.uint8]:
 
 
 def read_rendition(field_file: Any) -> NDArray[np.uint8]:
-    """uint8 (256, 256) from a rendition in the file storage."""
-    with field_file.open("rb") as file:
+    """uint8 (256, 256) from a rendition in the file storage. Threads may read the same one at once."""
+    with field_file.storage.open(field_file.name, "rb") as file:
         return decode_rendition(file)
 
 

@@ -112,12 +112,15 @@ def test_every_kind_of_unfinished_work_is_looked_for() -> None:
         "search.probe_recall",
         "search.find_near_duplicates",
         "ingest.forget_rejected_files",
+        "ingest.forget_unfinished_uploads",
+        "ingest.look_at_watched_folders",
         "ingest.empty_trash",
     }
     seldom = {
         "search.find_near_duplicates",
         "search.probe_recall",
         "ingest.forget_rejected_files",
+        "ingest.forget_unfinished_uploads",
         "ingest.empty_trash",
     }
     for name, entry in settings.CELERY_BEAT_SCHEDULE.items():
