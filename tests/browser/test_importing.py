@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from ingest.models import Image
 from search.models import Embedding
 from tests import factories
-from tests.browser.actions import dicom_file, expect_loaded, png_file, search_with
+from tests.browser.actions import expect_loaded, png_file, search_with
 from tests.browser.conftest import OpenPage
 from tests.browser.services import Services
 from tests.browser.watch import Watch
@@ -142,7 +142,7 @@ def test_imported_dicom_is_found_and_names_nobody(open_page: OpenPage) -> None:
     image = Image.objects.get(dataset__name="findable")
     wait_until(lambda: Embedding.objects.filter(image=image).exists(), "the index")
 
-    search_with(open_search(page), dicom_file())
+    search_with(open_search(page), file)  # the nearest of all, with its own patient
     assert not names_anybody(page)
     page.get_by_role("switch", name="own patient and duplicates").click()
     page.get_by_role("link", name="image", exact=True).click()
