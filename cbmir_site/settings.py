@@ -221,35 +221,16 @@ CELERY_BEAT_SCHEDULE = {  # what has waited long expires: a busy worker needs on
         "search.answer_waiting_queries",
     )
 }
-CELERY_BEAT_SCHEDULE["search.probe_recall"] = {
-    "task": "search.probe_recall",
-    "schedule": 3600.0,
-    "options": {"expires": 1800},
-}
-CELERY_BEAT_SCHEDULE["search.find_near_duplicates"] = {
-    "task": "search.find_near_duplicates",
-    "schedule": 300.0,
-    "options": {"expires": 280},
-}
-CELERY_BEAT_SCHEDULE["ingest.forget_rejected_files"] = {
-    "task": "ingest.forget_rejected_files",
-    "schedule": 3600.0,
-    "options": {"expires": 1800},
-}
-CELERY_BEAT_SCHEDULE["ingest.empty_trash"] = {
-    "task": "ingest.empty_trash",
-    "schedule": 3600.0,
-    "options": {"expires": 1800},
-}
-CELERY_BEAT_SCHEDULE["ingest.forget_unfinished_uploads"] = {
-    "task": "ingest.forget_unfinished_uploads",
-    "schedule": 3600.0,
-    "options": {"expires": 1800},
-}
-CELERY_BEAT_SCHEDULE["ingest.look_at_watched_folders"] = {
-    "task": "ingest.look_at_watched_folders",
-    "schedule": 60.0,
-    "options": {"expires": 50},
+CELERY_BEAT_SCHEDULE |= {
+    name: {"task": name, "schedule": seconds, "options": {"expires": expires}}
+    for name, seconds, expires in (
+        ("search.probe_recall", 3600.0, 1800),
+        ("search.find_near_duplicates", 300.0, 280),
+        ("ingest.forget_rejected_files", 3600.0, 1800),
+        ("ingest.empty_trash", 3600.0, 1800),
+        ("ingest.forget_unfinished_uploads", 3600.0, 1800),
+        ("ingest.look_at_watched_folders", 60.0, 50),
+    )
 }
 CELERY_BEAT_SCHEDULE_FILENAME = str(embedded.run_dir() / "celerybeat-schedule")
 

@@ -27,7 +27,26 @@ class OrganClass(models.Model):
         return self.name
 
 
-class OrganName(models.Model):
+class IncomingName(models.Model):
+    """A name that came with files: what it means is decided once (ingest/naming.py)."""
+
+    name: Any
+    is_ignored: Any
+    created_at = models.DateTimeField(auto_now_add=True)
+    decided_by = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
+    )
+    decided_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        abstract = True
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return str(self.name)
+
+
+class OrganName(IncomingName):
     """A name that came with files and is no class's: what it means is decided once (ingest/naming.py)."""
 
     name = models.SlugField(max_length=64, unique=True)
@@ -36,17 +55,6 @@ class OrganName(models.Model):
     former_key = models.BigIntegerField(
         null=True, editable=False, help_text="Of the class that had this name until it was merged."
     )
-    created_at = models.DateTimeField(auto_now_add=True)
-    decided_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
-    )
-    decided_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        ordering = ["name"]
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class Modality(models.Model):
@@ -80,23 +88,12 @@ class BurnedInText(models.TextChoices):
     TRUSTED = "trusted", "hold nothing back: the files are free of it"
 
 
-class ModalityName(models.Model):
+class ModalityName(IncomingName):
     """A code that came with files and is no modality's: what it means is decided once (ingest/naming.py)."""
 
     name = models.CharField(max_length=16, unique=True, help_text="Letters and digits, in capitals.")
     modality = models.ForeignKey(Modality, models.SET_NULL, null=True, blank=True, related_name="other_names")
     is_ignored = models.BooleanField(default=False, help_text="It names no modality of the collection.")
-    created_at = models.DateTimeField(auto_now_add=True)
-    decided_by = models.ForeignKey(
-        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
-    )
-    decided_at = models.DateTimeField(null=True, blank=True)
-
-    class Meta:
-        ordering = ["name"]
-
-    def __str__(self) -> str:
-        return self.name
 
 
 class DatasetQuerySet(models.QuerySet["Dataset"]):

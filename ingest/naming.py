@@ -12,6 +12,7 @@ from ingest.labelling import Labels, label
 from ingest.models import (
     Image,
     ImageQuerySet,
+    IncomingName,
     LabelOrigin,
     Modality,
     ModalityName,
@@ -64,13 +65,18 @@ def organ_meant(name: str, *, makes_organs: bool = False) -> OrganClass | None:
 def decide(name: OrganName, organ: OrganClass | None, user: User | AnonymousUser | None) -> OrganClass | None:
     """The name means this organ from now on, or (None) no organ; images that wait for it are labelled."""
     with transaction.atomic():
-        name.organ, name.is_ignored = organ, organ is None
-        name.decided_by, name.decided_at = user if isinstance(user, User) else None, timezone.now()
-        name.save()
+        name.organ = organ
+        note_decision(name, organ is None, user)
         images = Image.objects.filter(organ=None, incoming_organ=name.name)
         if organ and images.exists():
             label(images, Labels(organ=organ.pk), user, LabelOrigin.NAME)
     return organ
+
+
+def note_decision(name: IncomingName, is_ignored: bool, user: User | AnonymousUser | None) -> None:
+    name.is_ignored, name.decided_at = is_ignored, timezone.now()
+    name.decided_by = user if isinstance(user, User) else None
+    name.save()
 
 
 def modality_meant(code: str, *, makes: bool = False) -> Modality | None:
@@ -92,9 +98,8 @@ def decide_modality(
 ) -> Modality | None:
     """As `decide`, of a modality."""
     with transaction.atomic():
-        name.modality, name.is_ignored = modality, modality is None
-        name.decided_by, name.decided_at = user if isinstance(user, User) else None, timezone.now()
-        name.save()
+        name.modality = modality
+        note_decision(name, modality is None, user)
         images = Image.objects.filter(modality=None, incoming_modality=name.name)
         if modality and images.exists():
             label(images, Labels(modality=modality.pk), user, LabelOrigin.NAME)
