@@ -144,7 +144,9 @@ def test_imported_dicom_is_found_and_names_nobody(open_page: OpenPage) -> None:
 
     search_with(open_search(page), file)  # the nearest of all, with its own patient
     assert not names_anybody(page)
-    page.get_by_role("switch", name="own patient and duplicates").click()
+    switch = page.get_by_role("switch", name="own patient and duplicates")
+    switch.click()
+    expect(switch).to_have_attribute("aria-checked", "true")
     page.get_by_role("link", name="image", exact=True).click()
     page.locator(f"#results a[href='/images/{image.pk}/']").click()
 

@@ -135,7 +135,7 @@ def test_processes_stop_and_take_up_again_together(tmp_path: Path) -> None:
 def test_a_follower_that_dies_ends_the_training() -> None:
     def kill_followers(progress: Progress) -> None:
         for child in psutil.Process().children():
-            if "ml.team" in child.cmdline():
+            if child.status() != psutil.STATUS_ZOMBIE and "ml.team" in child.cmdline():
                 child.kill()
                 child.wait(10)
 
