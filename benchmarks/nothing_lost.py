@@ -2,9 +2,9 @@
 
     python -m benchmarks.nothing_lost [--files 2000] [--rounds 20] [--kills 10] [--seed 1] [--dir FOLDER]
 
-An installation of its own: embedded PostgreSQL and Redis, two ingest workers, an inference worker, the
-upkeep worker, the schedule, brought back by the supervisor of `manage.py run`. A tiny untrained network takes
-the place of a large one. In each round files are received (PNG and DICOM, some twice, some broken) while
+An installation of its own: embedded PostgreSQL and Redis, two ingest workers, the others and the
+schedule, brought back by the supervisor of `manage.py run`. A tiny untrained network takes the place of a
+large one. In each round files are received (PNG and DICOM, some twice, some broken) while
 processes get SIGKILL; when nothing is left to do, ledger, images, embeddings and stored files are compared
 with what was sent. The seed makes files, victims and pauses again, though not the moments to the
 millisecond. The exit status is 1 when anything is wrong.
@@ -216,7 +216,7 @@ def watch(supervisor: "Supervisor", seconds: float) -> None:
 
 def kill_something(supervisor: "Supervisor", rng: random.Random) -> str:
     """SIGKILL for the database, a service, or all of them at once; tells which."""
-    often = [DATABASE, "redis", "ingest", "ingest2", "inference"]
+    often = [DATABASE, "redis", "ingest", "ingest2", "inference", "indexing"]
     victim = rng.choice([*often, *often, "upkeep", "schedule", EVERYTHING])
     how = rng.random()
     if victim in (DATABASE, EVERYTHING):

@@ -1,4 +1,4 @@
-"""The Celery application. Queues: ingest, inference, training, upkeep (see CELERY_TASK_ROUTES)."""
+"""The Celery application. Queues: ingest, inference, indexing, training, upkeep (see CELERY_TASK_ROUTES)."""
 
 import os
 

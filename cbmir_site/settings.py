@@ -185,10 +185,11 @@ CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TASK_DEFAULT_QUEUE = "ingest"
 CELERY_TASK_ROUTES = {
     "ingest.*": {"queue": "ingest"},
-    "search.answer_query": {"queue": "inference", "priority": 0},  # people first: 0 is Redis' highest
+    "search.answer_query": {"queue": "inference", "priority": 0},  # 0 is Redis' highest
     "search.explain": {"queue": "inference", "priority": 3},
-    "search.*": {"queue": "inference", "priority": 6},
-    **{  # long, and nobody waits for it: never in front of a question
+    "search.answer_waiting_queries": {"queue": "inference", "priority": 6},
+    "search.index_images": {"queue": "indexing"},  # a batch takes long: never in front of a question
+    **{  # nor this, which nobody waits for
         f"search.{name}": {"queue": "upkeep"}
         for name in (
             "prepare_versions",

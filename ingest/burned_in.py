@@ -1,6 +1,5 @@
 """Whether a picture is likely to have text burned into it, and where the text is."""
 
-import warnings
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset
 
-from ingest.dicom import looks_like_dicom, parse_dicom
 from ingest.windowing import text_of
 
 # Code and sentence, told to the curator.
@@ -29,16 +27,8 @@ LARGEST_TEXT = 0.1  # of the picture; the detector takes whole heads for letters
 MARGIN = 0.004  # of the picture, around a box
 
 
-def why_likely(content: bytes) -> tuple[str, str] | None:
-    """Code and sentence where a DICOM file's header makes burned-in text likely. Pictures have no header."""
-    if not looks_like_dicom(content):
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return why_header(parse_dicom(content, []))
-
-
-def why_header(ds: Dataset) -> tuple[str, str] | None:
+def why_likely(ds: Dataset) -> tuple[str, str] | None:
+    """Code and sentence where a DICOM file's header makes burned-in text likely."""
     sop_class = text_of(ds, "SOPClassUID")
     about = " ".join(text_of(ds, keyword) for keyword in ("ImageType", "SeriesDescription")).upper()
     if text_of(ds, "BurnedInAnnotation").upper() == "YES":

@@ -21,9 +21,9 @@ from django.db.models import Exists, F, Max, OuterRef, Q, QuerySet
 from django.utils import timezone
 
 from ingest.bell import ring
+from ingest.claiming import release_stuck_files, stuck_files
 from ingest.duplicates import pair_same_pixels, pixel_hash
 from ingest.image_file import RejectedFile
-from ingest.importing import release_stuck_files, stuck_files
 from ingest.keeping import stored_original
 from ingest.models import FileState, Image, UploadedFile
 from ingest.reading import read_image

@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
 
+from ingest.burned_in import why_likely
 from ingest.colours import RETIRED, decode_retired
 from ingest.decoders import decoder_of
 from ingest.functional_groups import frame_value, frames_in_space, is_enhanced
@@ -120,6 +121,7 @@ def read_dicom(
         sop_instance_uid=text_of(ds, "SOPInstanceUID"),
         transfer_syntax_uid=str(ds.file_meta.get("TransferSyntaxUID", "")),
         tags=_permitted_tags(ds.get),
+        text_likely=why_likely(ds),
         assumptions=tuple(dict.fromkeys(assumptions)),
     )
 

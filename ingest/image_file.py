@@ -54,6 +54,7 @@ class ReadImage:
     sop_instance_uid: str = ""
     transfer_syntax_uid: str = ""
     tags: Tags = field(default_factory=dict)  # the permitted attributes
+    text_likely: tuple[str, str] | None = None  # code and sentence: why text may be burned in; of DICOM alone
     assumptions: tuple[str, ...] = ()
 
     @property

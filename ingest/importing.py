@@ -1,32 +1,33 @@
 """From a queued file to the images of the collection.
 
-The ledger is the queue: a row is claimed by an UPDATE, read, and finished in one transaction. Any number of
-workers may do so at once, and a killed one's rows are taken up again.
+Rows of the ledger are claimed some at a time (ingest/claiming.py); each is read and finished in a transaction
+of its own. Any number of workers may do so at once, and a killed one's rows are taken up again.
 """
 
 import logging
 import time
 import traceback
-from contextlib import suppress
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, TypeVar
 
 from django.core.files.storage import default_storage
-from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError, transaction
-from django.db.models import F, Q
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
+from ingest.claiming import (
+    claim_files,
+    is_trouble_of_the_machine,
+    lock,
+    queue_again,
+    reject,
+    release_stuck_files,
+)
 from ingest.deidentifying import CLEAN_PIXEL_DATA, Deidentified, tags_without_words, without_words
 from ingest.duplicates import pair_same_pixels, pixel_hash
 from ingest.image_file import Frame, LeftOut, ReadImage, RejectedFile
-from ingest.keeping import (
-    MISSING_BYTES,
-    forget_incoming,
-    kept_of,
-    store_kept,
-    stored_original,
-    tidy_duplicate,
-)
+from ingest.keeping import kept_of, store_kept, stored_original, tidy_duplicate
 from ingest.labels import modality_code, organ_of_body_part
 from ingest.masking import masked
 from ingest.models import (
@@ -35,45 +36,76 @@ from ingest.models import (
     Image,
     ImageQuerySet,
     LabelSource,
+    Modality,
+    OrganClass,
+    QuarantinedFile,
     UploadBatch,
     UploadedFile,
-    UploadedFileQuerySet,
 )
 from ingest.naming import modality_meant, organ_meant
 from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
-from ingest.quarantine import decision_on, hold, reason_to_hold
+from ingest.quarantine import decisions_on, hold, reason_to_hold
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
 from ingest.signals import images_imported
-from ingest.storing import delete_unused_original, preview_name, rendition_name, store_once
+from ingest.storing import delete_unused_originals, preview_name, rendition_name, store_once
 from ingest.trying import try_out
 
 logger = logging.getLogger(__name__)
 
-CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, however long it takes
-MAX_ATTEMPTS = 3
-ANNOUNCE_EVERY = 32  # files
+Row = TypeVar("Row", OrganClass, Modality)
 LABELS_TOLD = ("organ_name", "modality_code")  # by a dry run
 
 
 def import_queued(batch: UploadBatch | None = None, seconds: float | None = None) -> int:
     """Claim and import queued files, of one batch or of all, until none is left or the time is over.
 
-    Returns how many files were handled. `images_imported` is sent for every 32 files and at the end.
+    Returns how many files were handled.
     """
-    started = time.monotonic()
+    started, handled = time.monotonic(), 0
     release_stuck_files()
-    handled, image_ids = 0, list[int]()
-    try:
-        while (seconds is None or time.monotonic() - started < seconds) and (row := claim_next_file(batch)):
-            image_ids += import_file(row)
-            handled += 1
-            if handled % ANNOUNCE_EVERY == 0:
-                announce(image_ids)
-                image_ids = []
-    finally:
-        announce(image_ids)
+    while (seconds is None or time.monotonic() - started < seconds) and (rows := claim_files(batch)):
+        import_claimed(rows)
+        handled += len(rows)
     return handled
+
+
+def import_claimed(rows: list[UploadedFile]) -> None:
+    """Finish the rows of a claim, and send `images_imported`."""
+    known, image_ids, waiting = Known.of(rows), list[int](), list(rows)
+    try:
+        while waiting:
+            image_ids += import_file(waiting.pop(0), known)
+    finally:
+        for row in waiting:
+            queue_again(row)
+        # What came in goes, unless it is what is kept, or is still waited for.
+        delete_unused_originals({row.sha256 for row in rows})
+        announce(image_ids)
+
+
+@dataclass
+class Known:
+    """What one look tells of all the files of a claim."""
+
+    digests: set[str]  # of those whose bytes are an image's already, or were before it was merged
+    decisions: dict[int, QuarantinedFile]  # of people in the quarantine, by file
+    meanings: dict[tuple[object, ...], Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rows: list[UploadedFile]) -> "Known":
+        digests = [row.sha256 for row in rows]
+        merged = UploadedFile.objects.filter(sha256__in=digests, reason_code="merged")
+        images = Image.objects.filter(sha256__in=digests).order_by()
+        found = {*images.values_list("sha256", flat=True), *merged.values_list("sha256", flat=True)}
+        return cls(found, decisions_on(rows))
+
+    def meaning(self, meant: Callable[..., Row | None], name: str, *, makes: bool) -> Row | None:
+        """As `meant` says; asked once where it is something, and nothing that was made is rolled back."""
+        key = (meant, name, makes)
+        if found := self.meanings.get(key) or meant(name, makes=makes):
+            transaction.on_commit(partial(self.meanings.__setitem__, key, found))
+        return found
 
 
 def announce(image_ids: list[int]) -> None:
@@ -81,49 +113,14 @@ def announce(image_ids: list[int]) -> None:
         transaction.on_commit(partial(images_imported.send, sender=UploadBatch, image_ids=image_ids))
 
 
-def claim_next_file(batch: UploadBatch | None = None) -> UploadedFile | None:
-    """Take the oldest queued file that nobody else is taking; committed before it is read."""
-    queued = UploadedFile.objects.filter(state=FileState.QUEUED, **({"batch": batch} if batch else {}))
-    with transaction.atomic():
-        row = queued.order_by("id").select_for_update(skip_locked=True, no_key=True).first()
-        if row is None:
-            return None
-        row.state, row.claimed_at = FileState.READING, timezone.now()
-        row.attempts += 1
-        row.save(update_fields=["state", "claimed_at", "attempts"])
-        return row
-
-
-def stuck_files() -> UploadedFileQuerySet:
-    """Rows that a killed worker was reading, locked: to be asked within a transaction."""
-    overdue = Q(claimed_at=None) | Q(claimed_at__lt=timezone.now() - CLAIM_TIMEOUT)
-    reading = UploadedFile.objects.filter(overdue, state=FileState.READING)
-    return reading.select_for_update(skip_locked=True, no_key=True)
-
-
-def release_stuck_files() -> None:
-    """Queue again what a killed worker was reading; give up on what has killed several."""
-    with transaction.atomic():
-        stuck = list(stuck_files().values_list("pk", "attempts"))
-        again = [pk for pk, attempts in stuck if attempts < MAX_ATTEMPTS]
-        UploadedFile.objects.filter(pk__in=again).update(state=FileState.QUEUED)
-        for row in UploadedFile.objects.filter(pk__in=[pk for pk, _ in stuck]).exclude(pk__in=again):
-            reject(row, "crashed_reader", "Reading this file stopped the reader several times.")
-
-
-def import_file(row: UploadedFile) -> list[int]:
+def import_file(row: UploadedFile, known: Known) -> list[int]:
     """Read a claimed file and finish its row; returns the ids of the images made.
 
     Trouble of the machine (database, disk) is raised, and the file is tried again later.
     """
     try:
         with transaction.atomic():
-            # Locked until it is finished: so a slow reader is told from a dead one.
-            rows = held_by(row).select_for_update(no_key=True, of=("self",))
-            locked = rows.select_related("batch__dataset").first()
-            image_ids = read_and_store(locked) if locked else []
-        forget_incoming(row.sha256)
-        return image_ids
+            return read_and_store(row, known) if lock(row) else []
     except LeftOut as left_out:
         reject(row, left_out.code, left_out.sentence, FileState.LEFT_OUT)
     except RejectedFile as rejected:
@@ -143,69 +140,36 @@ def import_file(row: UploadedFile) -> list[int]:
     return []
 
 
-def is_trouble_of_the_machine(error: Exception) -> bool:
-    """A database or disk that fails, rather than a file that cannot be read."""
-    return isinstance(error, OperationalError | InterfaceError) or (
-        isinstance(error, OSError) and error.errno is not None
-    )
-
-
-def queue_again(row: UploadedFile) -> None:
-    """As if the file had not been claimed. Where even this fails, `release_stuck_files` does it later."""
-    with suppress(DatabaseError):
-        held_by(row).update(state=FileState.QUEUED, attempts=F("attempts") - 1)
-
-
-def held_by(row: UploadedFile) -> UploadedFileQuerySet:
-    """The row, unless it was taken up by another worker since it was claimed."""
-    return UploadedFile.objects.filter(pk=row.pk, state=FileState.READING, attempts=row.attempts)
-
-
-def reject(row: UploadedFile, code: str, sentence: str, state: str = FileState.REJECTED) -> None:
-    """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py). Not of a dry run."""
-    is_dry_run = row.batch.is_dry_run
-    held_by(row).update(
-        state=state,
-        reason_code=code,
-        reason=sentence[:500],
-        finished_at=timezone.now(),
-        is_retryable=code != MISSING_BYTES and not is_dry_run,
-    )
-    if is_dry_run:
-        transaction.on_commit(partial(delete_unused_original, row.sha256))
-
-
-def read_and_store(row: UploadedFile) -> list[int]:
+def read_and_store(row: UploadedFile, known: Known) -> list[int]:
     """Make the images of a locked row, find that they exist, or hold the file back for a person's eye; of a
     dry run, only tell."""
     if row.batch.is_dry_run:
         try_out(row, stored_original(row.sha256))
         finish(row, FileState(row.state))
         return []
-    existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
-    merged = UploadedFile.objects.filter(sha256=row.sha256, reason_code="merged").values("duplicate_of")
-    if finish_as_duplicate(row, existing) or finish_as_duplicate(row, Image.objects.filter(pk__in=merged)):
+    if row.sha256 in known.digests and finish_as_duplicate(row):
         return []
-    content, decision = stored_original(row.sha256), decision_on(row)
+    content, decision = stored_original(row.sha256), known.decisions.get(row.pk)
     is_masked = decision is not None and decision.decision == Decision.MASK
     if decision and is_masked:
         content = masked(content, decision.boxes)
     image = read_image(content, row.batch.dataset.slice_rule)
     kept = kept_of(row, content, is_masked)
     row.path = without_words(row.path, kept.identifiers)
-    if decision is None and (why := reason_to_hold(row, content, image)):
+    if decision is None and (why := reason_to_hold(row, image)):
         hold(row, image)
         row.reason_code, row.reason = why
         finish(row, FileState.QUARANTINED)
         return []
     try:
         with transaction.atomic():
-            images = Image.objects.bulk_create(images_of(row, image, kept))
+            images = Image.objects.bulk_create(images_of(row, image, kept, known))
             pair_same_pixels(images)
     except IntegrityError:  # another worker stored the same bytes meanwhile
-        if finish_as_duplicate(row, existing.all()):
+        if finish_as_duplicate(row):
             return []
         raise
+    known.digests.add(row.sha256)
     finish(row, FileState.IMPORTED)
     return [image.pk for image in images]
 
@@ -216,16 +180,19 @@ def finish(row: UploadedFile, state: FileState) -> None:
     row.save(update_fields=told)
 
 
-def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
+def finish_as_duplicate(row: UploadedFile) -> bool:
     """Finish a row whose bytes are in the collection, giving their images the labels that they lack.
 
-    Images in the trash come out of it, into the data set that the file came for.
+    Images in the trash come out of it, into the data set that the file came for. False: they are not there.
     """
-    first = existing.first()
+    merged = UploadedFile.objects.filter(sha256=row.sha256, reason_code="merged").values("duplicate_of")
+    same, instead = Image.objects.filter(sha256=row.sha256), Image.objects.filter(pk__in=merged)
+    existing: ImageQuerySet = same if same.exists() else instead
+    first = existing.order_by("frame_number").first()
     if first is None:
         return False
     if row.organ_name:
-        organ = organ_meant(row.organ_name, makes_organs=row.batch.makes_organs)
+        organ = organ_meant(row.organ_name, makes=row.batch.makes_organs)
         existing.filter(organ=None).update(organ=organ, incoming_organ=row.organ_name)
     if row.modality_code:
         modality = modality_meant(row.modality_code, makes=row.batch.makes_organs)
@@ -239,9 +206,9 @@ def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
     return True
 
 
-def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[Image]:
+def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified, known: Known) -> list[Image]:
     """Unsaved images, one per chosen frame, with their files stored. Identifiers become keyed hashes."""
-    organ = row.organ_name
+    makes, organ = row.batch.makes_organs, row.organ_name
     if not organ and row.batch.label_source == LabelSource.DICOM:
         organ = organ_of_body_part(image.body_part_examined)
     modality = row.modality_code or modality_code(image.modality)
@@ -252,9 +219,9 @@ def images_of(row: UploadedFile, image: ReadImage, kept: Deidentified) -> list[I
         "source_path": row.path,
         "original": store_kept(kept.content, row.sha256),
         "deidentification": " ".join(kept.methods),
-        "organ": organ_meant(organ, makes_organs=row.batch.makes_organs),
+        "organ": known.meaning(organ_meant, organ, makes=makes),
         "incoming_organ": organ,
-        "modality": modality_meant(modality, makes=row.batch.makes_organs),
+        "modality": known.meaning(modality_meant, modality, makes=makes),
         "incoming_modality": modality,
         "split": row.split,
         "patient_key": patient_key_of(image),

@@ -9,7 +9,7 @@ from ingest.deidentifying import CLEAN_PIXEL_DATA, Deidentified, deidentify, wit
 from ingest.image_file import RejectedFile
 from ingest.masking import masked
 from ingest.models import Decision, Image, QuarantinedFile, UploadedFile
-from ingest.storing import delete_unused_original, lock_bytes, original_name, store_once
+from ingest.storing import lock_bytes, original_name, store_once
 
 MISSING_BYTES = "missing_bytes"
 
@@ -28,12 +28,6 @@ def store_kept(content: bytes, sha256: str) -> str:
         return original_name(digest)
     lock_bytes(digest)
     return store_once(original_name(digest), content, len(content))
-
-
-def forget_incoming(sha256: str) -> None:
-    """After a file was read: what came in goes, unless it is what is kept, or is still waited for."""
-    if not Image.objects.filter(sha256=sha256, original=original_name(sha256)).exists():
-        delete_unused_original(sha256)
 
 
 def stored_original(sha256: str) -> bytes:

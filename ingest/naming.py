@@ -47,17 +47,17 @@ DICOM_MODALITIES = {
 }
 
 
-def organ_meant(name: str, *, makes_organs: bool = False) -> OrganClass | None:
+def organ_meant(name: str, *, makes: bool = False) -> OrganClass | None:
     """The class of that name, or what the name was decided to mean; None while it waits, or names no organ.
 
-    A name never seen before waits for a decision, or becomes a class where `makes_organs`.
+    A name never seen before waits for a decision, or becomes a class where `makes`.
     """
     if not name:
         return None
     if found := OrganClass.objects.filter(name=name).first():
         return found
     known, _created = OrganName.objects.get_or_create(name=name)
-    if known.organ is None and makes_organs and not known.is_ignored:
+    if known.organ is None and makes and not known.is_ignored:
         return decide(known, OrganClass.objects.get_or_create(name=name)[0], None)
     return known.organ
 

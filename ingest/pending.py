@@ -17,7 +17,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from ingest.importing import is_trouble_of_the_machine
+from ingest.claiming import is_trouble_of_the_machine
 from ingest.labels import MANIFEST_BYTES, Manifest, clean_path, read_manifest
 from ingest.models import PendingFile, PendingKind, UploadBatch, UploadedFile
 from ingest.receiving import IncomingFile, receive_each, reject_missing, reject_too_large, reject_unread

@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from ingest.bell import ring
-from ingest.burned_in import TEXT, text_boxes, together, why_likely
+from ingest.burned_in import TEXT, text_boxes, together
 from ingest.image_file import ReadImage
 from ingest.masking import Box
 from ingest.models import BurnedInText, Decision, FileState, QuarantinedFile, UploadedFile
@@ -25,13 +25,13 @@ MOST_BOXES = 200  # of one file
 KEPT_OUT = ("kept_out", "A person has rejected it in the quarantine; its bytes were deleted.")
 
 
-def reason_to_hold(row: UploadedFile, content: bytes, image: ReadImage) -> tuple[str, str] | None:
+def reason_to_hold(row: UploadedFile, image: ReadImage) -> tuple[str, str] | None:
     """Code and sentence where a file must wait for a person; None where it may come in."""
     dataset = row.batch.dataset
     if row.batch.is_trusted or dataset.burned_in_text == BurnedInText.TRUSTED:
         return None
-    if why := why_likely(content):
-        return why
+    if image.text_likely:
+        return image.text_likely
     return TEXT if dataset.burned_in_text == BurnedInText.DETECT and boxes_in(image) else None
 
 
@@ -60,8 +60,10 @@ def hold(row: UploadedFile, image: ReadImage) -> None:
     )
 
 
-def decision_on(row: UploadedFile) -> QuarantinedFile | None:
-    return QuarantinedFile.objects.filter(file=row).exclude(decision="").first()
+def decisions_on(rows: Iterable[UploadedFile]) -> dict[int, QuarantinedFile]:
+    """By file: what people have decided on those of them that were held back."""
+    decided = QuarantinedFile.objects.filter(file__in=rows).exclude(decision="")
+    return {each.file_id: each for each in decided}
 
 
 def undecided() -> QuerySet[QuarantinedFile]:

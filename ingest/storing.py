@@ -1,5 +1,6 @@
 """Content-addressed files: each sequence of bytes is stored once, under its digest."""
 
+from collections.abc import Collection
 from typing import IO
 
 from django.core.files.base import ContentFile, File
@@ -35,10 +36,12 @@ def store_once(name: str, content: bytes | IO[bytes], size_bytes: int) -> str:
         default_storage.delete(saved)  # another writer was first, and Django chose another name
 
 
-def lock_bytes(sha256: str) -> None:
-    """Until the transaction ends, nobody else stores or deletes the original of these bytes."""
+def lock_bytes(*digests: str) -> None:
+    """Until the transaction ends, nobody else stores or deletes the originals of these SHA-256."""
+    in_order = sorted(digests)  # nobody waits for somebody who waits for them
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [sha256])
+        sql = "SELECT pg_advisory_xact_lock(hashtextextended(digest, 0)) FROM unnest(%s::text[]) AS digest"
+        cursor.execute(sql, [in_order])
 
 
 def digest_of(name: str | None) -> str:
@@ -51,17 +54,21 @@ def quarantine_name(sha256: str, frame_number: int) -> str:
 
 
 def delete_unused_original(sha256: str) -> None:
-    """Delete the original unless it is an image's, or a file's that may still be read."""
-    name = original_name(sha256)
+    delete_unused_originals({sha256})
+
+
+def delete_unused_originals(digests: Collection[str]) -> None:
+    """Delete those originals of these SHA-256 that are no image's, nor a file's that may still be read."""
     with transaction.atomic():
-        lock_bytes(sha256)
+        lock_bytes(*digests)
         # In this order: an import ends its row and commits its images at once, between two questions maybe.
-        is_used = (
-            UploadedFile.objects.needing_bytes().filter(sha256=sha256).exists()
-            or Image.objects.filter(original=name).exists()
-        )
-        if sha256 and not is_used:
-            default_storage.delete(name)
+        awaited = UploadedFile.objects.needing_bytes().filter(sha256__in=digests).order_by()
+        used = set(awaited.values_list("sha256", flat=True))
+        names = [original_name(digest) for digest in digests]
+        images = Image.objects.filter(original__in=names).order_by()
+        used |= {digest_of(name) for name in images.values_list("original", flat=True)}
+        for digest in set(digests) - used - {""}:
+            default_storage.delete(original_name(digest))
 
 
 def delete_files_of(image: Image) -> None:

@@ -33,7 +33,7 @@ def try_out(row: UploadedFile, content: bytes) -> None:
     else:
         image = read_image(content, row.batch.dataset.slice_rule)
         tell(row, image)
-        if why := reason_to_hold(row, content, image):
+        if why := reason_to_hold(row, image):
             row.reason_code, sentence = why
             row.reason = f"It would wait in quarantine: {sentence}"[:500]
         if not row.batch.dataset.keeps_identifiers:

@@ -35,7 +35,7 @@ class InServiceError(Exception):
 
 
 def index_imported_images(image_ids: Sequence[int], **_: Any) -> None:
-    """Answer to `images_imported`: ring for the inference worker."""
+    """Answer to `images_imported`: ring for the indexing worker."""
     ring("search.index_images")
 
 

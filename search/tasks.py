@@ -1,4 +1,4 @@
-"""What the inference workers do, and the upkeep worker, which nobody waits for."""
+"""What the inference, indexing and upkeep workers do. Who answers queries does nothing else."""
 
 import logging
 
@@ -44,7 +44,7 @@ def explain(explanation_id: int) -> None:
 
 @shared_task(name="search.index_images")
 def index_images() -> None:
-    """One batch, then to the back of the queue: people's queries go first."""
+    """One batch, then to the back of the queue."""
     if indexing.index_next_batch():
         ring(index_images)
 
@@ -94,12 +94,15 @@ def find_near_duplicates() -> None:
 @worker_ready.connect
 def warm_up(sender: object, **_: object) -> None:
     """Load the active network before the first query comes, and look for what was left undone."""
-    queues = getattr(getattr(sender, "app", None), "amqp", None)
-    if queues is None or "inference" not in queues.queues.consume_from:
-        return
-    if version := ModelVersion.objects.active():
-        from ml.serving import describer_for
+    app = getattr(sender, "app", None)
+    queues = app.amqp.queues.consume_from if app else ()
+    if "inference" not in queues:  # of no interest to those who wait for an answer
+        heartbeat_sent.disconnect(tell_engine)
+    else:
+        if version := ModelVersion.objects.active():
+            from ml.serving import describer_for
 
-        describer_for(version.pk)
-    ring(answer_waiting_queries)
-    ring(index_images)
+            describer_for(version.pk)
+        ring(answer_waiting_queries)
+    if "indexing" in queues:
+        ring(index_images)

@@ -44,7 +44,7 @@ def rung() -> Callable[[], set[str]]:
     broker = redis.from_url(settings.REDIS_URL)
 
     def keys() -> list[bytes]:
-        return [key for queue in ("ingest", "inference") for key in broker.scan_iter(f"{queue}*")]
+        return [key for queue in ("ingest", "inference", "indexing") for key in broker.scan_iter(f"{queue}*")]
 
     for key in keys():
         broker.delete(key)

@@ -21,7 +21,8 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.fileset import FileSet
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from ingest.models import Dataset, Image, Modality, OrganClass
+from ingest.claiming import claim_files
+from ingest.models import Dataset, Image, Modality, OrganClass, UploadBatch, UploadedFile
 from ingest.renditions import network_rendition, preview
 from ml.models import ModelVersion, VersionStatus
 from search.models import Embedding
@@ -230,3 +231,8 @@ def remove_all_rows() -> None:
     """The collection, the versions and all that hangs on them; for rows that no transaction takes back."""
     with connection.cursor() as cursor:
         cursor.execute("TRUNCATE ingest_dataset, ingest_organclass, ingest_modality, ml_modelversion CASCADE")
+
+
+def claim_one(batch: UploadBatch | None = None) -> UploadedFile | None:
+    """The oldest queued file, claimed as a worker does it."""
+    return next(iter(claim_files(batch, most=1)), None)

@@ -82,7 +82,7 @@ def test_what_has_no_message_is_done_even_after_redis_was_lost(
 ) -> None:
     lost = start_redis(start, broker)
     for service in default_services("127.0.0.1", 0):
-        if service.name in ("ingest", "inference"):
+        if service.name in ("ingest", "indexing"):
             start(service.command)
     start([sys.executable, "-c", HURRIED_SCHEDULE])
     batch = open_batch("ward", "dicom", None)

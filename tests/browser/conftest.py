@@ -113,7 +113,7 @@ def collection(model_version: ModelVersion) -> list[Image]:
         for n in range(30)
     ]
     ring("search.index_images")
-    wait_until(lambda: Embedding.objects.count() == len(images), "the index")
+    wait_until(lambda: Embedding.objects.filter(image__in=images).count() == len(images), "the index")
     return images
 
 

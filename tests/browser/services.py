@@ -12,7 +12,7 @@ from pathlib import Path
 from cbmir_site.supervisor import Service, default_services
 from tests.processes import ROOT, environment, free_port, wait_until
 
-SERVICES = {"web", "inference", "ingest", "training", "upkeep"}
+SERVICES = {"web", "inference", "indexing", "ingest", "training", "upkeep"}
 
 
 @dataclass

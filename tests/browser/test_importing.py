@@ -133,6 +133,7 @@ def test_folder_is_imported_with_its_names_as_labels(open_page: OpenPage, tmp_pa
     }
 
 
+@pytest.mark.usefixtures("collection")
 def test_imported_dicom_is_found_and_names_nobody(open_page: OpenPage) -> None:
     page = open_page("curator")
     content = factories.dicom_bytes(seed=130, SliceThickness="2.5")

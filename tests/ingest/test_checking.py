@@ -17,13 +17,14 @@ from django.db import connection, connections, transaction
 from django.utils import timezone
 from PIL import Image as PillowImage
 
-from ingest import checking, importing
+from ingest import checking
 from ingest.checking import Finding, check_images, check_ledger, check_storage
-from ingest.importing import claim_next_file, import_file, import_queued
+from ingest.claiming import MAX_ATTEMPTS
+from ingest.importing import import_claimed, import_queued
 from ingest.models import FileState, Image, UploadBatch, UploadedFile
 from ingest.receiving import open_batch, receive_file
 from ingest.storing import delete_files_of, delete_unused_original, original_name
-from tests.factories import dicom_bytes, make_pixels, png_bytes
+from tests.factories import claim_one, dicom_bytes, make_pixels, png_bytes
 
 pytestmark = pytest.mark.django_db
 
@@ -256,7 +257,7 @@ def test_what_a_file_still_to_be_read_needs_is_kept(
     rendition = store(f"renditions/{row.sha256[:2]}/{row.sha256}-1.png")
     let_all_age(media_root)
     if claimed:
-        claim_next_file()
+        claim_one()
     assert found(check_storage(repair=True)) == {}
     assert path_of(original_name(row.sha256)).exists()
     assert rendition.exists()
@@ -297,13 +298,13 @@ def test_file_is_kept_that_an_import_comes_to_need_between_two_questions(
     row = receive_file(batch, "a.png", png_bytes())
     name = original_name(row.sha256)
     let_age(path_of(name))
-    claimed = claim_next_file()
+    claimed = claim_one()
     asked, readers = 0, list[threading.Thread]()
 
     assert claimed
 
     def finish_import() -> None:
-        import_file(claimed)
+        import_claimed([claimed])
         connections.close_all()
 
     def import_between(execute: Any, sql: str, *arguments: Any) -> Any:
@@ -321,7 +322,7 @@ def test_file_is_kept_that_an_import_comes_to_need_between_two_questions(
     with connection.execute_wrapper(import_between):
         delete(name)
     if not readers:  # it asked no second question
-        import_file(claimed)
+        import_claimed([claimed])
     for reader in readers:
         reader.join()
     assert Image.objects.count() == 1
@@ -331,7 +332,7 @@ def test_file_is_kept_that_an_import_comes_to_need_between_two_questions(
 def test_collection_that_is_being_imported_passes(batch: UploadBatch, media_root: Path) -> None:
     receive_file(batch, "a.dcm", dicom_bytes(seed=1))
     receive_file(batch, "b.png", png_bytes(seed=2))
-    claim_next_file()
+    claim_one()
     let_all_age(media_root)
     assert [found(check(repair=True)) for check in CHECKS] == [{}, {}, {}]
     assert sorted(batch.files.values_list("state", flat=True)) == ["queued", "reading"]
@@ -345,7 +346,7 @@ def test_file_whose_reader_died_is_queued_again(
     django_capture_on_commit_callbacks: Any,
 ) -> None:
     row = receive_file(batch, "a.png", png_bytes())
-    claim_next_file()
+    claim_one()
     UploadedFile.objects.update(claimed_at=claimed_at)
     assert found(check_ledger()) == {"stuck": (1, 0, [row.pk])}
     row.refresh_from_db()
@@ -360,8 +361,8 @@ def test_file_whose_reader_died_is_queued_again(
 
 def test_file_that_stopped_its_readers_is_given_up(batch: UploadBatch) -> None:
     row = receive_file(batch, "a.png", png_bytes())
-    claim_next_file()
-    UploadedFile.objects.update(claimed_at=None, attempts=importing.MAX_ATTEMPTS)
+    claim_one()
+    UploadedFile.objects.update(claimed_at=None, attempts=MAX_ATTEMPTS)
     assert found(check_ledger(repair=True)) == {"stuck": (1, 1, [])}
     row.refresh_from_db()
     assert (row.state, row.reason_code) == (FileState.REJECTED, "crashed_reader")

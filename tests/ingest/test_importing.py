@@ -2,6 +2,7 @@
 
 import threading
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from django.db import connection, connections, transaction
 from django.utils import timezone
 
 from ingest import importing
-from ingest.importing import claim_next_file, import_file, import_queued
+from ingest.claiming import CLAIM_BYTES, CLAIM_TIMEOUT, MAX_ATTEMPTS, claim_files, release_stuck_files
+from ingest.importing import Known, import_claimed, import_file, import_queued
 from ingest.labels import Claims
-from ingest.models import FileState, Image, OrganClass, UploadBatch, UploadedFile
+from ingest.models import FileState, Image, OrganClass, OrganName, UploadBatch, UploadedFile
+from ingest.naming import decide
 from ingest.pseudonyms import keyed_hash
 from ingest.receiving import open_batch, receive_file
 from ingest.signals import images_imported
 from ingest.tasks import import_queued_files
-from tests.factories import dicom_bytes, png_bytes
+from tests.factories import claim_one, dicom_bytes, png_bytes
 
 pytestmark = pytest.mark.django_db
 
@@ -141,10 +144,10 @@ def test_path_is_cleaned(batch: UploadBatch, given: str, stored: str) -> None:
 
 def test_killed_reader_is_taken_up_again(batch: UploadBatch) -> None:
     receive_file(batch, "a.png", png_bytes())
-    assert claim_next_file()
-    assert claim_next_file() is None
+    assert claim_one()
+    assert claim_one() is None
     assert import_queued() == 0, "a fresh claim is left to its reader"
-    UploadedFile.objects.update(claimed_at=timezone.now() - importing.CLAIM_TIMEOUT - timedelta(seconds=1))
+    UploadedFile.objects.update(claimed_at=timezone.now() - CLAIM_TIMEOUT - timedelta(seconds=1))
     assert import_queued() == 1
     row = batch.files.get()
     assert (row.state, row.attempts) == (FileState.IMPORTED, 2)
@@ -152,10 +155,8 @@ def test_killed_reader_is_taken_up_again(batch: UploadBatch) -> None:
 
 def test_file_that_kills_its_readers_is_given_up(batch: UploadBatch) -> None:
     receive_file(batch, "a.png", png_bytes())
-    claim_next_file()
-    UploadedFile.objects.update(
-        claimed_at=timezone.now() - timedelta(hours=1), attempts=importing.MAX_ATTEMPTS
-    )
+    claim_one()
+    UploadedFile.objects.update(claimed_at=timezone.now() - timedelta(hours=1), attempts=MAX_ATTEMPTS)
     assert import_queued() == 0
     row = batch.files.get()
     assert (row.state, row.reason_code) == (FileState.REJECTED, "crashed_reader")
@@ -164,7 +165,7 @@ def test_file_that_kills_its_readers_is_given_up(batch: UploadBatch) -> None:
 def test_a_disk_that_fails_costs_no_file_an_attempt(batch: UploadBatch, media_root: Path) -> None:
     receive_file(batch, "a.dcm", dicom_bytes(seed=1))
     (media_root / "renditions").write_text("a file where a folder has to be")
-    for _ in range(importing.MAX_ATTEMPTS + 1):
+    for _ in range(MAX_ATTEMPTS + 1):
         with pytest.raises(OSError, match="renditions"):
             import_queued()
     row = batch.files.get()
@@ -176,13 +177,51 @@ def test_a_disk_that_fails_costs_no_file_an_attempt(batch: UploadBatch, media_ro
     assert row.state == FileState.IMPORTED
 
 
+def test_small_files_are_claimed_together_and_large_ones_alone(batch: UploadBatch) -> None:
+    rows = [receive_file(batch, f"{n}.png", png_bytes(seed=n)) for n in range(5)]
+    batch.files.filter(pk=rows[2].pk).update(size_bytes=CLAIM_BYTES)
+    claims = [[row.pk for row in claim_files()] for _ in range(3)]
+    assert claims == [[rows[0].pk, rows[1].pk], [rows[2].pk], [rows[3].pk, rows[4].pk]]
+    assert [row.pk for row in claim_files()] == []
+
+
+def test_file_that_kills_its_reader_is_not_taken_with_others_again(batch: UploadBatch) -> None:
+    rows = [receive_file(batch, f"{n}.png", png_bytes(seed=n)) for n in range(3)]
+    assert len(claim_files()) == 3
+    UploadedFile.objects.update(claimed_at=timezone.now() - timedelta(hours=1))
+    release_stuck_files()
+    assert [[row.pk for row in claim_files()] for _ in range(4)] == [[row.pk] for row in rows] + [[]]
+    assert set(batch.files.values_list("attempts", flat=True)) == {2}
+
+
+def test_trouble_with_one_file_frees_those_claimed_with_it(batch: UploadBatch, media_root: Path) -> None:
+    for n in range(3):
+        receive_file(batch, f"{n}.png", png_bytes(seed=n))
+    (media_root / "renditions").write_text("a file where a folder has to be")
+    with pytest.raises(OSError, match="renditions"):
+        import_queued()
+    assert set(batch.files.values_list("state", "attempts")) == {("queued", 0)}
+
+
+def test_name_decided_on_between_two_files_labels_the_second(batch: UploadBatch) -> None:
+    batch = open_batch("other ward", "folder", None)
+    for n in range(2):
+        receive_file(batch, f"{n}.png", png_bytes(seed=n), Claims(organ_name="Herz"))
+    rows = claim_files()
+    known = Known.of(rows)
+    import_file(rows[0], known)
+    decide(OrganName.objects.get(name="herz"), OrganClass.objects.create(name="heart"), None)
+    import_file(rows[1], known)
+    assert set(Image.objects.values_list("organ__name", flat=True)) == {"heart"}
+
+
 def test_late_reader_leaves_a_row_that_was_taken_over(batch: UploadBatch) -> None:
     receive_file(batch, "a.png", png_bytes())
-    slow = claim_next_file()
+    slow = claim_one()
     UploadedFile.objects.update(claimed_at=timezone.now() - timedelta(hours=1))
     import_queued()
     assert slow
-    assert import_file(slow) == []
+    import_claimed([slow])
     assert Image.objects.count() == 1
 
 
@@ -203,10 +242,10 @@ def test_unforeseen_error_is_recorded_without_detail(
     assert "ValueError" in caplog.text
 
 
-def test_images_are_announced_in_chunks(
+def test_images_are_announced_as_they_come(
     batch: UploadBatch, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
-    monkeypatch.setattr(importing, "ANNOUNCE_EVERY", 2)
+    monkeypatch.setattr(importing, "claim_files", partial(claim_files, most=2))
     announced: list[list[int]] = []
 
     def hear(image_ids: list[int], **_: Any) -> None:
@@ -264,12 +303,12 @@ def test_many_workers_import_each_file_once() -> None:
 @pytest.mark.django_db(transaction=True)
 def test_slow_reader_keeps_its_file() -> None:
     receive_file(open_batch("ward", "folder", None), "a.png", png_bytes())
-    row = claim_next_file()
+    row = claim_one()
     assert row
     UploadedFile.objects.update(claimed_at=timezone.now() - timedelta(hours=1))
 
     def release() -> None:
-        importing.release_stuck_files()
+        release_stuck_files()
         connections.close_all()
 
     with transaction.atomic():

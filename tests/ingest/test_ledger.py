@@ -10,14 +10,14 @@ import pytest
 from django.core.files.storage import default_storage
 from django.utils import timezone
 
-from ingest.importing import claim_next_file, import_file, import_queued
+from ingest.importing import import_claimed, import_queued
 from ingest.ledger import cancel, causes_of, pace_of, retry
 from ingest.models import FileState, Image, UploadBatch, UploadedFile
 from ingest.receiving import open_batch, receive_file
 from ingest.reports import report_lines
 from ingest.storing import original_name
 from ingest.tasks import forget_rejected_files
-from tests.factories import dicom_bytes, png_bytes
+from tests.factories import claim_one, dicom_bytes, png_bytes
 
 pytestmark = pytest.mark.django_db
 
@@ -51,12 +51,12 @@ def test_causes_are_counted(batch: UploadBatch) -> None:
 def test_cancelling_leaves_what_is_done_and_what_is_being_read(batch: UploadBatch) -> None:
     for seed in range(4):
         receive_file(batch, f"{seed}.png", png_bytes(seed=seed))
-    first, second = claim_next_file(batch), claim_next_file(batch)
+    first, second = claim_one(batch), claim_one(batch)
     assert first
     assert second
-    import_file(first)
+    import_claimed([first])
     assert cancel(batch) == 2
-    import_file(second)
+    import_claimed([second])
     assert list(states(batch).values()) == ["imported", "imported", "rejected", "rejected"]
     assert import_queued() == 0
     assert retry(batch, "cancelled") == 2

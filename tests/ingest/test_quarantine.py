@@ -14,7 +14,7 @@ from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from ingest.burned_in import text_boxes, why_likely
+from ingest.burned_in import text_boxes
 from ingest.checking import check_images, check_ledger, check_storage
 from ingest.importing import import_queued
 from ingest.ledger import cancel, retry
@@ -81,7 +81,7 @@ def preview_of(image: Image) -> np.ndarray:
     ],
 )
 def test_what_is_held_back(attributes: dict[str, Any], code: str | None) -> None:
-    why = why_likely(dicom_bytes(**attributes))
+    why = read_image(dicom_bytes(**attributes)).text_likely
     assert (why and why[0]) == code
 
 

@@ -151,7 +151,7 @@ def test_activating_an_active_version_says_so(model_version: ModelVersion) -> No
 
 def test_activating_without_a_worker_says_what_is_missing(model_version: ModelVersion) -> None:
     later = make_model_version(VersionStatus.TRAINED, seed=1)
-    assert "No inference worker is there" in command("activate_model", str(later.pk))
+    assert "No indexing worker is there" in command("activate_model", str(later.pk))
 
 
 def test_datasets_of_a_run_are_kept(client_of: ClientOf, labelled: None) -> None:

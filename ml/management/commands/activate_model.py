@@ -33,7 +33,7 @@ class Command(BaseCommand):
 def tell_when_active(version: ModelVersion) -> str:
     """Wait while the workers prepare the version, and say how it went."""
     version.refresh_from_db()
-    for queue in ("inference", "upkeep"):
+    for queue in ("indexing", "upkeep"):
         if version.status != VersionStatus.ACTIVE and not worker_listens_to(queue):
             return NO_WORKER.format(version=version, queue=queue)
     while version.status == VersionStatus.PREPARING:

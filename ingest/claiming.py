@@ -1,0 +1,104 @@
+"""The ledger as a queue: rows are claimed by an UPDATE, locked while they are read, and queued again when
+their reader dies."""
+
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from itertools import accumulate
+
+from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from ingest.keeping import MISSING_BYTES
+from ingest.models import FileState, UploadBatch, UploadedFile, UploadedFileQuerySet
+from ingest.storing import delete_unused_original
+
+CLAIM_FILES, CLAIM_BYTES = 16, 2**24  # at most, of one claim
+CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, however long it takes
+MAX_ATTEMPTS = 3
+
+
+def claim_files(batch: UploadBatch | None = None, most: int = CLAIM_FILES) -> list[UploadedFile]:
+    """Take the oldest queued files that nobody else is taking; committed before they are read.
+
+    Small ones together, which saves the database work. One that was tried before is taken alone: if it kills
+    its reader, no other file is blamed.
+    """
+    queued = UploadedFile.objects.filter(state=FileState.QUEUED, **({"batch": batch} if batch else {}))
+    with transaction.atomic():
+        oldest = queued.order_by("id").select_for_update(skip_locked=True, no_key=True, of=("self",))
+        rows = together(list(oldest.select_related("batch__dataset")[:most]))
+        now = timezone.now()
+        UploadedFile.objects.filter(pk__in=[row.pk for row in rows]).update(
+            state=FileState.READING, claimed_at=now, attempts=F("attempts") + 1
+        )
+    for row in rows:
+        row.state, row.claimed_at, row.attempts = FileState.READING, now, row.attempts + 1
+    return rows
+
+
+def together(rows: list[UploadedFile]) -> list[UploadedFile]:
+    """Of the rows those that one claim may have: the first, and small ones that are new like it."""
+    if not rows or rows[0].attempts:
+        return rows[:1]
+    new = [row for row in rows if not row.attempts]
+    sizes = accumulate(row.size_bytes for row in new)
+    return new[:1] + [row for row, size in zip(new, sizes, strict=True) if size <= CLAIM_BYTES][1:]
+
+
+def held_by(row: UploadedFile) -> UploadedFileQuerySet:
+    """The row, unless it was taken up by another worker since it was claimed."""
+    return UploadedFile.objects.filter(pk=row.pk, state=FileState.READING, attempts=row.attempts)
+
+
+def lock(row: UploadedFile) -> bool:
+    """Lock a claimed row until the transaction ends: so a slow reader is told from a dead one.
+
+    False: another worker has taken it up.
+    """
+    return bool(held_by(row).select_for_update(no_key=True).values_list("pk"))
+
+
+def stuck_files() -> UploadedFileQuerySet:
+    """Rows that a killed worker was reading, locked: to be asked within a transaction."""
+    overdue = Q(claimed_at=None) | Q(claimed_at__lt=timezone.now() - CLAIM_TIMEOUT)
+    reading = UploadedFile.objects.filter(overdue, state=FileState.READING)
+    return reading.select_for_update(skip_locked=True, no_key=True)
+
+
+def release_stuck_files() -> None:
+    """Queue again what a killed worker was reading; give up on what has killed several."""
+    with transaction.atomic():
+        stuck = list(stuck_files().values_list("pk", "attempts"))
+        again = [pk for pk, attempts in stuck if attempts < MAX_ATTEMPTS]
+        UploadedFile.objects.filter(pk__in=again).update(state=FileState.QUEUED)
+        for row in UploadedFile.objects.filter(pk__in=[pk for pk, _ in stuck]).exclude(pk__in=again):
+            reject(row, "crashed_reader", "Reading this file stopped the reader several times.")
+
+
+def is_trouble_of_the_machine(error: Exception) -> bool:
+    """A database or disk that fails, rather than a file that cannot be read."""
+    return isinstance(error, OperationalError | InterfaceError) or (
+        isinstance(error, OSError) and error.errno is not None
+    )
+
+
+def queue_again(row: UploadedFile) -> None:
+    """As if the file had not been claimed. Where even this fails, `release_stuck_files` does it later."""
+    with suppress(DatabaseError):
+        held_by(row).update(state=FileState.QUEUED, attempts=F("attempts") - 1)
+
+
+def reject(row: UploadedFile, code: str, sentence: str, state: str = FileState.REJECTED) -> None:
+    """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py). Not of a dry run."""
+    is_dry_run = row.batch.is_dry_run
+    held_by(row).update(
+        state=state,
+        reason_code=code,
+        reason=sentence[:500],
+        finished_at=timezone.now(),
+        is_retryable=code != MISSING_BYTES and not is_dry_run,
+    )
+    if is_dry_run:
+        transaction.on_commit(partial(delete_unused_original, row.sha256))
