@@ -19,12 +19,21 @@ from rest_framework.views import APIView
 from ingest.bell import ring
 from ingest.labels import Claims, ManifestError
 from ingest.ledger import cancel, retry
-from ingest.models import Dataset, FileState, Modality, OrganClass, UploadBatch, images_in_collection
+from ingest.models import (
+    Dataset,
+    DatasetVersion,
+    FileState,
+    Modality,
+    OrganClass,
+    UploadBatch,
+    images_in_collection,
+)
 from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
 from ingest.reports import csv_report
 from ingest.serializers import (
     BatchSerializer,
     DatasetSerializer,
+    DatasetVersionSerializer,
     FileSerializer,
     FilesUploadSerializer,
     ModalitySerializer,
@@ -138,6 +147,11 @@ def incoming_files(asked: dict[str, Any]) -> list[IncomingFile]:
     ]
 
 
+class MayCurate(BasePermission):
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return request.user.has_perm("ingest.view_dataset")
+
+
 class CollectionViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[Any]):
     permission_classes = [IsAuthenticated, MaySearch]
 
@@ -160,3 +174,10 @@ class ModalityViewSet(CollectionViewSet):
 class DatasetViewSet(CollectionViewSet):
     queryset = Dataset.objects.present().annotate(image_count=Count("images")).order_by("name")
     serializer_class = DatasetSerializer
+
+
+@extend_schema_view(list=extend_schema(description="Frozen versions of the data sets, the newest first."))
+class DatasetVersionViewSet(CollectionViewSet):
+    queryset = DatasetVersion.objects.present().select_related("dataset")
+    serializer_class = DatasetVersionSerializer
+    permission_classes = [IsAuthenticated, MayCurate]

@@ -151,6 +151,12 @@ class Dataset(models.Model):
         return SliceRule(self.slice_choice, self.slice_step, settings.MAX_FRAMES_PER_FILE)
 
 
+class DatasetVersionQuerySet(models.QuerySet["DatasetVersion"]):
+    def present(self) -> "DatasetVersionQuerySet":
+        """Those of data sets that are there and not in the trash."""
+        return self.filter(dataset__isnull=False, dataset__trashed_at=None)
+
+
 class DatasetVersion(models.Model):
     """What was in a data set at one time, for good: its images and their labels, listed in a stored file."""
 
@@ -166,6 +172,8 @@ class DatasetVersion(models.Model):
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+"
     )
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = DatasetVersionQuerySet.as_manager()
 
     class Meta:
         ordering = ["-id"]

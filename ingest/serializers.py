@@ -5,7 +5,16 @@ from typing import Any
 from rest_framework import serializers
 
 from ingest.labels import MANIFEST_COLUMNS
-from ingest.models import Dataset, FileState, LabelSource, Modality, OrganClass, UploadBatch, UploadedFile
+from ingest.models import (
+    Dataset,
+    DatasetVersion,
+    FileState,
+    LabelSource,
+    Modality,
+    OrganClass,
+    UploadBatch,
+    UploadedFile,
+)
 from ingest.receiving import TrashError, refuse_trashed
 
 
@@ -138,3 +147,11 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
     class Meta:
         model = Dataset
         fields = ["name", "description", "created_at", "images"]
+
+
+class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
+    dataset: Any = serializers.SlugRelatedField(slug_field="name", read_only=True)
+
+    class Meta:
+        model = DatasetVersion
+        fields = ["id", "dataset", "name", "images", "sha256", "created_at"]
