@@ -636,6 +636,9 @@ class LabelEdit(models.Model):
 
     origin = models.CharField(max_length=16, choices=LabelOrigin)
     summary = models.CharField(max_length=200, help_text="The labels given, in words.")
+    merged: models.JSONField[Any, Any] = models.JSONField(
+        default=dict, editable=False, help_text="Of a merge: the class that it took away (ingest/merged.py)."
+    )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="label_edits"
     )
