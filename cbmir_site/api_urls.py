@@ -11,6 +11,7 @@ from ingest.api import (
     ModalityViewSet,
     OrganViewSet,
 )
+from ingest.sending_api import UploadsView, UploadView
 from ml.api import ModelVersionViewSet, TrainingRunViewSet
 from search.api import ImageViewSet, QueryViewSet, StatusViewSet
 
@@ -28,6 +29,8 @@ router.register("status", StatusViewSet, basename="status")
 
 urlpatterns = [
     *router.urls,
+    path("batches/<int:pk>/uploads/", UploadsView.as_view(), name="uploads"),
+    path("uploads/<int:pk>/", UploadView.as_view(), name="upload"),
     path("schema/", SpectacularAPIView.as_view(), name="schema"),
     path("docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="api_docs"),
 ]

@@ -17,7 +17,7 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from ingest.bell import ring
-from ingest.labels import Claims, ManifestError
+from ingest.labels import Claims, ManifestError, clean_path
 from ingest.ledger import cancel, retry
 from ingest.models import (
     Dataset,
@@ -28,8 +28,10 @@ from ingest.models import (
     UploadBatch,
     images_in_collection,
 )
+from ingest.pending import stop_waiting
 from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
 from ingest.reports import csv_report
+from ingest.resumable import store_manifest
 from ingest.serializers import (
     BatchSerializer,
     DatasetSerializer,
@@ -80,7 +82,10 @@ class BatchViewSet(
             is_trusted=asked["is_trusted"],
             manifest_columns=asked["dataset"].get("manifest_columns"),
             is_dry_run=asked["is_dry_run"],
+            files_to_come=asked["files_to_come"],
         )
+        if manifest := asked.get("manifest"):
+            store_manifest(batch, clean_path(asked["manifest_path"]), manifest, manifest.size)
         serializer.instance = self.get_queryset().get(pk=batch.pk)
 
     @extend_schema(
@@ -113,6 +118,18 @@ class BatchViewSet(
             raise ValidationError({"file": str(error)}) from error
         ring("ingest.import_queued_files")
         return Response(FileSerializer(rows, many=True).data, status=201)
+
+    @extend_schema(request=None, responses=BatchSerializer)
+    @action(detail=True, methods=["post"])
+    def close(self, request: Request, pk: str | None = None) -> Response:
+        """Expect no more files sent in parts; one that was not sent to its end is rejected."""
+        batch = self.get_object()
+        if batch.source:
+            raise ValidationError(
+                "The files of this batch are not sent: they come from a folder of the server."
+            )
+        stop_waiting(batch)
+        return Response(self.get_serializer(self.get_object()).data)
 
     @extend_schema(request=None, responses=BatchSerializer)
     @action(detail=True, methods=["post"])
