@@ -43,6 +43,8 @@ from ingest.serializers import (
     RetrySerializer,
 )
 
+SLICES = ("slice_choice", "slice_step")
+
 
 class ModelPermissions(DjangoModelPermissions):
     """Django's own permissions, with the one to view needed for reading too."""
@@ -83,6 +85,7 @@ class BatchViewSet(
             manifest_columns=asked["dataset"].get("manifest_columns"),
             is_dry_run=asked["is_dry_run"],
             files_to_come=asked["files_to_come"],
+            **{name: asked["dataset"][name] for name in SLICES if name in asked["dataset"]},
         )
         if manifest := asked.get("manifest"):
             store_manifest(batch, clean_path(asked["manifest_path"]), manifest, manifest.size)
@@ -187,10 +190,33 @@ class ModalityViewSet(CollectionViewSet):
     serializer_class = ModalitySerializer
 
 
-@extend_schema_view(list=extend_schema(description="The data sets of the collection."))
-class DatasetViewSet(CollectionViewSet):
+class MayChangeDatasets(BasePermission):
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return request.user.has_perm("ingest.change_dataset")
+
+
+@extend_schema_view(
+    list=extend_schema(description="The data sets of the collection."),
+    retrieve=extend_schema(description="One of them."),
+)
+class DatasetViewSet(mixins.RetrieveModelMixin, CollectionViewSet):
     queryset = Dataset.objects.present().annotate(image_count=Count("images")).order_by("name")
     serializer_class = DatasetSerializer
+
+    def get_permissions(self) -> Any:
+        """Who searches may read; who curates may set."""
+        return (
+            [IsAuthenticated(), MayChangeDatasets()]
+            if self.request.method == "PATCH"
+            else super().get_permissions()
+        )
+
+    def partial_update(self, request: Request, pk: str | None = None) -> Response:
+        """Choose which slices of volumes the data set takes, of files to come and of those tried again."""
+        asked = self.get_serializer(self.get_object(), data=request.data, partial=True)
+        asked.is_valid(raise_exception=True)
+        asked.save()
+        return Response(asked.data)
 
 
 @extend_schema_view(list=extend_schema(description="Frozen versions of the data sets, the newest first."))

@@ -12,6 +12,7 @@ from ingest.models import (
     LabelSource,
     Modality,
     OrganClass,
+    SliceChoice,
     UploadBatch,
     UploadedFile,
 )
@@ -33,6 +34,15 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
         child=serializers.CharField(max_length=200),
         required=False,
         help_text="What manifests call our columns, {ours: theirs}; kept with the data set.",
+    )
+    slice_choice = serializers.ChoiceField(
+        source="dataset.slice_choice",
+        choices=SliceChoice.choices,
+        required=False,
+        help_text="Which slices of volumes the data set takes; one that is there keeps its own choice.",
+    )
+    slice_step = serializers.IntegerField(
+        source="dataset.slice_step", min_value=2, max_value=1000, required=False
     )
     is_dry_run = serializers.BooleanField(
         default=False,
@@ -64,6 +74,8 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
             "makes_organs",
             "is_trusted",
             "manifest_columns",
+            "slice_choice",
+            "slice_step",
             "is_dry_run",
             "files_to_come",
             "manifest",
@@ -180,7 +192,8 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
 
     class Meta:
         model = Dataset
-        fields = ["name", "description", "created_at", "images"]
+        fields = ["id", "name", "description", "created_at", "images", "slice_choice", "slice_step"]
+        read_only_fields = ["name", "description", "created_at"]
 
 
 class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
