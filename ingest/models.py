@@ -235,6 +235,10 @@ class UploadBatch(models.Model):
         return f"batch {self.pk} into {self.dataset}"
 
     @property
+    def is_of_watched_folder(self) -> bool:
+        return bool(self.source) and self.created_by_id is None
+
+    @property
     def is_finished(self) -> bool:
         return not self.files_to_come and not self.files.unfinished().exists()
 
@@ -410,14 +414,16 @@ class WatchedFolder(models.Model):
     dataset = models.ForeignKey(Dataset, models.CASCADE, related_name="watched_folders")
     label_source = models.CharField(
         max_length=16,
-        choices=[choice for choice in LabelSource.choices if choice[0] != LabelSource.MANIFEST],
+        choices=LabelSource,
         default=LabelSource.DICOM,
         verbose_name="labels from",
     )
     makes_organs = models.BooleanField(default=False, verbose_name="make new organs of unknown names")
     is_active = models.BooleanField(default=True, verbose_name="active")
     looked_at = models.DateTimeField(null=True, blank=True)
-    problem = models.CharField(max_length=500, blank=True, help_text="Why the last look found nothing.")
+    problem = models.CharField(
+        max_length=500, blank=True, help_text="Why the last look found nothing, or what waits."
+    )
 
     class Meta:
         ordering = ["path"]

@@ -15,4 +15,14 @@ class Migration(migrations.Migration):
             name='merged',
             field=models.JSONField(default=dict, editable=False, help_text='Of a merge: the class that it took away (ingest/merged.py).'),
         ),
+        migrations.AlterField(
+            model_name='watchedfolder',
+            name='label_source',
+            field=models.CharField(choices=[('folder', 'folder names'), ('manifest', 'a manifest.csv'), ('dicom', 'DICOM tags')], default='dicom', max_length=16, verbose_name='labels from'),
+        ),
+        migrations.AlterField(
+            model_name='watchedfolder',
+            name='problem',
+            field=models.CharField(blank=True, help_text='Why the last look found nothing, or what waits.', max_length=500),
+        ),
     ]
