@@ -39,7 +39,9 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
     @admin.display(description="what was in the data sets")
     def versions(self, run: TrainingRun) -> str:
         listed = "; ".join(f"{each} ({each.images:,} images)" for each in run.dataset_versions.all())
-        gone = f" {run.deleted_images:,} of the images had been deleted since." if run.deleted_images else ""
+        gone = (
+            f" {run.deleted_images:,} of the images had been deleted by then." if run.deleted_images else ""
+        )
         return f"{listed}.{gone}" if listed else "-"
 
     def get_fields(self, request: HttpRequest, obj: TrainingRun | None = None) -> Any:

@@ -11,10 +11,15 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.AlterField(
+            model_name='trainingrun',
+            name='datasets',
+            field=models.ManyToManyField(blank=True, help_text='None chosen, and no frozen version: all data sets.', to='ingest.dataset'),
+        ),
         migrations.AddField(
             model_name='trainingrun',
             name='chosen_versions',
-            field=models.ManyToManyField(blank=True, help_text='Frozen versions to learn from, with their images and labels of then. Data sets chosen above are added as they are when the training begins, unless a version of them is chosen.', related_name='+', to='ingest.datasetversion'),
+            field=models.ManyToManyField(blank=True, help_text='They are learnt from with their images and labels of then. Data sets chosen above are added as they are when the training begins, unless a version of them is chosen.', related_name='+', to='ingest.datasetversion', verbose_name='frozen versions'),
         ),
         migrations.AddField(
             model_name='trainingrun',

@@ -73,7 +73,7 @@ def test_a_training_names_the_version_and_tells_what_was_deleted(
     assert learnt.metrics["training_images"] + learnt.metrics["validation_images"] == 9
     client = client_of("admin")
     page = client.get(f"/admin/ml/trainingrun/{run.pk}/change/").content.decode()
-    assert "test, first (12 images). 1 of the images had been deleted since." in page
+    assert "test, first (12 images). 1 of the images had been deleted by then." in page
     told = client.get(f"{API}{run.pk}/").json()
     assert (told["dataset_versions"], told["deleted_images"]) == (["test, first"], 1)
 

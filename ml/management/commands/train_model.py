@@ -110,7 +110,7 @@ def train_here(run: TrainingRun, console: Console) -> None:
         raise CommandError(f"Another worker is training run {run.pk}.")
     console.print(summary_of(run.model_version))
     if run.deleted_images:
-        console.print(f"{run.deleted_images} images of the chosen versions had been deleted since.")
+        console.print(f"Of the chosen versions' images {run.deleted_images} had been deleted.")
 
 
 def summary_of(version: ModelVersion) -> str:
