@@ -17,20 +17,33 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from ingest.bell import ring
-from ingest.labels import Claims, ManifestError
+from ingest.labels import Claims, ManifestError, clean_path
 from ingest.ledger import cancel, retry
-from ingest.models import Dataset, FileState, Modality, OrganClass, UploadBatch, images_in_collection
+from ingest.models import (
+    Dataset,
+    DatasetVersion,
+    FileState,
+    Modality,
+    OrganClass,
+    UploadBatch,
+    images_in_collection,
+)
+from ingest.pending import stop_waiting
 from ingest.receiving import IncomingFile, manifest_among, open_batch, receive_all
 from ingest.reports import csv_report
+from ingest.resumable import store_manifest
 from ingest.serializers import (
     BatchSerializer,
     DatasetSerializer,
+    DatasetVersionSerializer,
     FileSerializer,
     FilesUploadSerializer,
     ModalitySerializer,
     OrganSerializer,
     RetrySerializer,
 )
+
+SLICES = ("slice_choice", "slice_step")
 
 
 class ModelPermissions(DjangoModelPermissions):
@@ -71,7 +84,11 @@ class BatchViewSet(
             is_trusted=asked["is_trusted"],
             manifest_columns=asked["dataset"].get("manifest_columns"),
             is_dry_run=asked["is_dry_run"],
+            files_to_come=asked["files_to_come"],
+            **{name: asked["dataset"][name] for name in SLICES if name in asked["dataset"]},
         )
+        if manifest := asked.get("manifest"):
+            store_manifest(batch, clean_path(asked["manifest_path"]), manifest, manifest.size)
         serializer.instance = self.get_queryset().get(pk=batch.pk)
 
     @extend_schema(
@@ -107,6 +124,18 @@ class BatchViewSet(
 
     @extend_schema(request=None, responses=BatchSerializer)
     @action(detail=True, methods=["post"])
+    def close(self, request: Request, pk: str | None = None) -> Response:
+        """Expect no more files sent in parts; one that was not sent to its end is rejected."""
+        batch = self.get_object()
+        if batch.source:
+            raise ValidationError(
+                "The files of this batch are not sent: they come from a folder of the server."
+            )
+        stop_waiting(batch)
+        return Response(self.get_serializer(self.get_object()).data)
+
+    @extend_schema(request=None, responses=BatchSerializer)
+    @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: str | None = None) -> Response:
         """Reject the files that nobody has begun to read. They can be tried again."""
         batch = self.get_object()
@@ -138,6 +167,11 @@ def incoming_files(asked: dict[str, Any]) -> list[IncomingFile]:
     ]
 
 
+class MayCurate(BasePermission):
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return request.user.has_perm("ingest.view_dataset")
+
+
 class CollectionViewSet(mixins.ListModelMixin, viewsets.GenericViewSet[Any]):
     permission_classes = [IsAuthenticated, MaySearch]
 
@@ -156,7 +190,37 @@ class ModalityViewSet(CollectionViewSet):
     serializer_class = ModalitySerializer
 
 
-@extend_schema_view(list=extend_schema(description="The data sets of the collection."))
-class DatasetViewSet(CollectionViewSet):
+class MayChangeDatasets(BasePermission):
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        return request.user.has_perm("ingest.change_dataset")
+
+
+@extend_schema_view(
+    list=extend_schema(description="The data sets of the collection."),
+    retrieve=extend_schema(description="One of them."),
+)
+class DatasetViewSet(mixins.RetrieveModelMixin, CollectionViewSet):
     queryset = Dataset.objects.present().annotate(image_count=Count("images")).order_by("name")
     serializer_class = DatasetSerializer
+
+    def get_permissions(self) -> Any:
+        """Who searches may read; who curates may set."""
+        return (
+            [IsAuthenticated(), MayChangeDatasets()]
+            if self.request.method == "PATCH"
+            else super().get_permissions()
+        )
+
+    def partial_update(self, request: Request, pk: str | None = None) -> Response:
+        """Choose which slices of volumes the data set takes, of files to come and of those tried again."""
+        asked = self.get_serializer(self.get_object(), data=request.data, partial=True)
+        asked.is_valid(raise_exception=True)
+        asked.save()
+        return Response(asked.data)
+
+
+@extend_schema_view(list=extend_schema(description="Frozen versions of the data sets, the newest first."))
+class DatasetVersionViewSet(CollectionViewSet):
+    queryset = DatasetVersion.objects.present().select_related("dataset")
+    serializer_class = DatasetVersionSerializer
+    permission_classes = [IsAuthenticated, MayCurate]

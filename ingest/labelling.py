@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models import Exists, F, OuterRef
 from django.utils import timezone
 
+from ingest.merged import bring_back
 from ingest.models import (
     Image,
     ImageQuerySet,
@@ -95,6 +96,8 @@ def undo(edit: LabelEdit, user: User | AnonymousUser | None) -> int:
             return 0
         held.undone_at, held.undone_by = timezone.now(), user if isinstance(user, User) else None
         held.save(update_fields=["undone_at", "undone_by"])
+        if held.merged:
+            bring_back(held.merged)
         changed = 0
         later = LabelChange.objects.filter(
             image=OuterRef("image"),
@@ -117,6 +120,8 @@ def label_now(edit: LabelEdit, attribute: str, before: str) -> str:
     """An earlier label, as it is to be given back by undoing the edit."""
     is_merge = edit.origin == LabelOrigin.MERGE
     if attribute == "organ" and before and not OrganClass.objects.filter(pk=before).exists():
+        if edit.merged:  # another class has its name by now
+            return as_text(OrganClass.objects.get(name=edit.merged["name"]).pk)
         former = OrganName.objects.filter(former_key=before).first()
         if not (is_merge and former):
             return as_text(former.organ_id) if former else ""

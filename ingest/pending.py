@@ -160,8 +160,11 @@ def finish(file: PendingFile) -> None:
 
 
 def close(batch: UploadBatch) -> None:
-    """Nothing more comes: tell what the manifest names and did not come, and forget the ways in."""
-    if manifest := manifest_of(batch.pk):
+    """Nothing more comes: tell what the manifest names and did not come, and forget the ways in.
+
+    What a watched folder's manifest names came before, or comes later.
+    """
+    if not batch.is_of_watched_folder and (manifest := manifest_of(batch.pk)):
         ended = set(batch.files.values_list("path", flat=True))
         sent = map(clean_path, batch.pending_files.values_list("path", flat=True))
         for _row in reject_missing(batch, manifest, ended, ended | set(sent)):

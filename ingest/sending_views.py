@@ -74,13 +74,7 @@ def sending(request: HttpRequest, pk: int) -> HttpResponse:
     """GET: what has come of an import. POST: one more file of it (tus: creation, maybe with its bytes)."""
     batch = get_object_or_404(UploadBatch, pk=pk, created_by=request.user)  # type: ignore[misc]
     if request.method == "OPTIONS":
-        extensions = "creation,creation-with-upload"
-        headers = {
-            "Tus-Version": VERSION,
-            "Tus-Extension": extensions,
-            "Tus-Max-Size": settings.MAX_UPLOAD_BYTES,
-        }
-        return HttpResponse(status=204, headers=headers)
+        return possibilities()
     if request.method == "GET":
         return JsonResponse(state_of(batch))
     if wrong := wrong_version(request):
@@ -88,7 +82,18 @@ def sending(request: HttpRequest, pk: int) -> HttpResponse:
     return create_file(request, batch)
 
 
-def state_of(batch: UploadBatch) -> dict[str, Any]:
+def possibilities() -> HttpResponse:
+    extensions = "creation,creation-with-upload"
+    headers = {
+        "Tus-Version": VERSION,
+        "Tus-Extension": extensions,
+        "Tus-Max-Size": settings.MAX_UPLOAD_BYTES,
+    }
+    return HttpResponse(status=204, headers=headers)
+
+
+def state_of(batch: UploadBatch, address: str = "ingest:sent_file") -> dict[str, Any]:
+    """address: the name of the pattern of one file."""
     files = batch.pending_files.filter(kind=PendingKind.SENT).values_list(
         "pk", "path", "size_bytes", "modified", "received_bytes", "received_at"
     )
@@ -97,7 +102,7 @@ def state_of(batch: UploadBatch) -> dict[str, Any]:
         "files_to_send": batch.files_to_come - batch.pending_files.complete().count(),
         "files": [
             {
-                "url": reverse("ingest:sent_file", args=[number]),
+                "url": reverse(address, args=[number]),
                 "path": path,
                 "size": size,
                 "modified": modified,
@@ -115,17 +120,18 @@ def wrong_version(request: HttpRequest) -> HttpResponse | None:
     return refusal("Another version of the protocol is needed.", 412, **{"Tus-Version": VERSION})
 
 
-def create_file(request: HttpRequest, batch: UploadBatch) -> HttpResponse:
+def create_file(request: HttpRequest, batch: UploadBatch, address: str = "ingest:sent_file") -> HttpResponse:
     try:
         size_bytes = natural_number(request.headers.get("Upload-Length", ""))
         said = metadata_of(request.headers.get("Upload-Metadata", ""))
         modified = natural_number(said.get("modified", "0"))
     except ValueError:
         return refusal("Upload-Length or Upload-Metadata cannot be read.", 400)
-    if not said.get("path"):
+    path = said.get("path") or said.get("filename")  # the latter is what tus' own clients send
+    if not path:
         return refusal("The file needs a path.", 400)
     try:
-        file = expect_sent_file(batch, said["path"], size_bytes, modified, said.get("key", "")[:64])
+        file = expect_sent_file(batch, path, size_bytes, modified, said.get("key", "")[:64])
     except NotExpected as error:
         return refusal(str(error), 409)
     if size_bytes > settings.MAX_UPLOAD_BYTES:
@@ -133,7 +139,7 @@ def create_file(request: HttpRequest, batch: UploadBatch) -> HttpResponse:
             refuse_too_large(file)
         return refusal("The file is larger than the limit.", 413)
     headers = {
-        "Location": reverse("ingest:sent_file", args=[file.pk]),
+        "Location": reverse(address, args=[file.pk]),
         "Upload-Offset": file.received_bytes,
     }
     if file.received_at is None and file.received_bytes == 0:
@@ -152,9 +158,15 @@ def sent_file(request: HttpRequest, pk: int) -> HttpResponse:
     file = get_object_or_404(mine, pk=pk)
     if wrong := wrong_version(request):
         return wrong
-    if request.method == "HEAD":
-        lengths = {"Upload-Offset": file.received_bytes, "Upload-Length": file.size_bytes}
-        return HttpResponse(headers={**lengths, "Cache-Control": "no-store"})
+    return lengths_of(file) if request.method == "HEAD" else go_on(request, file)
+
+
+def lengths_of(file: PendingFile) -> HttpResponse:
+    lengths = {"Upload-Offset": file.received_bytes, "Upload-Length": file.size_bytes}
+    return HttpResponse(headers={**lengths, "Cache-Control": "no-store"})
+
+
+def go_on(request: HttpRequest, file: PendingFile) -> HttpResponse:
     if request.content_type != PART:
         return refusal(f"The content type has to be {PART}.", 415)
     try:

@@ -4,9 +4,19 @@ from typing import Any
 
 from rest_framework import serializers
 
-from ingest.labels import MANIFEST_COLUMNS
-from ingest.models import Dataset, FileState, LabelSource, Modality, OrganClass, UploadBatch, UploadedFile
-from ingest.receiving import TrashError, refuse_trashed
+from ingest.labels import MANIFEST_BYTES, MANIFEST_COLUMNS, MANIFEST_NAME, ManifestError, read_manifest
+from ingest.models import (
+    Dataset,
+    DatasetVersion,
+    FileState,
+    LabelSource,
+    Modality,
+    OrganClass,
+    SliceChoice,
+    UploadBatch,
+    UploadedFile,
+)
+from ingest.receiving import TrashError, columns_for, refuse_trashed
 
 
 class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
@@ -25,9 +35,32 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
         required=False,
         help_text="What manifests call our columns, {ours: theirs}; kept with the data set.",
     )
+    slice_choice = serializers.ChoiceField(
+        source="dataset.slice_choice",
+        choices=SliceChoice.choices,
+        required=False,
+        help_text="Which slices of volumes the data set takes; one that is there keeps its own choice.",
+    )
+    slice_step = serializers.IntegerField(
+        source="dataset.slice_step", min_value=2, max_value=1000, required=False
+    )
     is_dry_run = serializers.BooleanField(
         default=False,
         help_text="Nothing is imported; what would become of each file is told.",
+    )
+    files_to_come = serializers.IntegerField(
+        min_value=0,
+        max_value=10_000_000,
+        default=0,
+        help_text="How many files will be sent in parts; then, how many are not in the ledger yet.",
+    )
+    manifest = serializers.FileField(
+        write_only=True, required=False, help_text="A manifest.csv that labels files sent in parts."
+    )
+    manifest_path = serializers.CharField(
+        write_only=True,
+        default=MANIFEST_NAME,
+        help_text="Its path: its own paths are relative to its folder.",
     )
     state = serializers.SerializerMethodField(help_text="empty, importing or finished")
     files = serializers.SerializerMethodField(help_text="Number of files, in all and by state.")
@@ -41,13 +74,16 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
             "makes_organs",
             "is_trusted",
             "manifest_columns",
+            "slice_choice",
+            "slice_step",
             "is_dry_run",
             "files_to_come",
+            "manifest",
+            "manifest_path",
             "created_at",
             "state",
             "files",
         ]
-        read_only_fields = ["files_to_come"]
 
     def validate_dataset(self, name: str) -> str:
         try:
@@ -60,6 +96,25 @@ class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
         if unknown := columns.keys() - MANIFEST_COLUMNS.keys():
             raise serializers.ValidationError(f"There is no column {', '.join(sorted(unknown))}.")
         return columns
+
+    def validate_manifest(self, file: Any) -> Any:
+        if file.size > MANIFEST_BYTES:
+            raise serializers.ValidationError(f"The manifest is larger than {MANIFEST_BYTES // 2**20} MB.")
+        return file
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        """The manifest is one that can be read with the columns of its data set, and labels files to come."""
+        if manifest := attrs.get("manifest"):
+            dataset = attrs["dataset"]
+            columns = columns_for(dataset["name"], dataset.get("manifest_columns") or {})
+            try:
+                read_manifest(manifest.read(), MANIFEST_NAME, columns)
+            except ManifestError as error:
+                raise serializers.ValidationError({"manifest": str(error)}) from error
+            if not attrs["files_to_come"]:
+                sentence = "Tell how many files it labels, or post it beside them."
+                raise serializers.ValidationError({"files_to_come": sentence})
+        return attrs
 
     def get_state(self, batch: Any) -> str:
         if batch.files_to_come:
@@ -137,4 +192,28 @@ class DatasetSerializer(serializers.ModelSerializer[Dataset]):
 
     class Meta:
         model = Dataset
-        fields = ["name", "description", "created_at", "images"]
+        fields = ["id", "name", "description", "created_at", "images", "slice_choice", "slice_step"]
+        read_only_fields = ["name", "description", "created_at"]
+
+
+class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
+    dataset: Any = serializers.SlugRelatedField(slug_field="name", read_only=True)
+
+    class Meta:
+        model = DatasetVersion
+        fields = ["id", "dataset", "name", "images", "sha256", "created_at"]
+
+
+class UploadSerializer(serializers.Serializer[Any]):
+    url = serializers.CharField()
+    path = serializers.CharField()
+    size = serializers.IntegerField()
+    modified = serializers.IntegerField()
+    offset = serializers.IntegerField(help_text="How many bytes have come.")
+    is_sent = serializers.BooleanField()
+
+
+class UploadsSerializer(serializers.Serializer[Any]):
+    files_to_come = serializers.IntegerField(help_text="Files that are not in the ledger yet.")
+    files_to_send = serializers.IntegerField(help_text="Of these, how many have not come completely.")
+    files = UploadSerializer(many=True)

@@ -16,7 +16,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 
 from ingest.datasets import Exported, zip_of
-from ingest.models import Dataset, DatasetVersion, Image
+from ingest.models import Dataset, DatasetVersion, Image, ImageQuerySet
 from ingest.storing import store_once
 
 COLUMNS = ["image", "sha256", "frame_number", "organ", "modality", "group_id", "split"]
@@ -92,11 +92,17 @@ def export_version(version: DatasetVersion) -> Iterator[bytes]:
 
 
 def exported(version: DatasetVersion) -> Iterator[Exported]:
-    listed = listed_in(version)
+    for row, image in looked_up(listed_in(version), Image.objects.all()):
+        if image:
+            yield Exported(image, row["organ"], row["modality"], row["group_id"], row["split"])
+
+
+def looked_up(
+    listed: Iterator[dict[str, str]], images: ImageQuerySet
+) -> Iterator[tuple[dict[str, str], Image | None]]:
+    """What a version says of each image, and the image where it is one of these still."""
     while rows := list(islice(listed, CHUNK)):
-        found = Image.objects.in_bulk([int(row["image"]) for row in rows])
+        found = images.in_bulk([int(row["image"]) for row in rows])
         for row in rows:
             image = found.get(int(row["image"]))
-            if image and image.sha256 == row["sha256"]:
-                labels = (row["organ"], row["modality"], row["group_id"], row["split"])
-                yield Exported(image, *labels)
+            yield row, image if image and image.sha256 == row["sha256"] else None

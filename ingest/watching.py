@@ -2,16 +2,36 @@
 
 import hashlib
 import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 
 from django.db import transaction
 from django.utils import timezone
 
-from ingest.models import UploadBatch, WatchedFile, WatchedFolder
+from ingest.image_file import RejectedFile
+from ingest.labels import (
+    MANIFEST_BYTES,
+    Manifest,
+    ManifestError,
+    clean_path,
+    has_archive_name,
+    manifest_path,
+    read_manifest,
+)
+from ingest.models import LabelSource, PendingKind, UploadBatch, WatchedFile, WatchedFolder
 from ingest.pending import expect_files
 from ingest.receiving import open_batch
-from ingest.server_folders import FolderRefused, checked_folder, files_below, pending_file
+from ingest.resumable import store_manifest
+from ingest.server_folders import (
+    FolderRefused,
+    checked_folder,
+    files_below,
+    opened_below_root,
+    pending_file,
+)
 
 SETTLED = timedelta(seconds=45)  # a file that did not change between two looks so far apart is complete
 
@@ -47,14 +67,14 @@ def look_at(folder: WatchedFolder) -> int:
         folder.problem = "The folder, or one in it, may not be read."
     if folder.dataset.trashed_at:
         folder.problem = "Its data set is in the trash."
+    taken = 0 if folder.problem else take_settled(folder, top, found)
     folder.save(update_fields=["looked_at", "problem"])
-    return 0 if folder.problem else take_settled(folder, top, found)
+    return taken
 
 
 def take_settled(folder: WatchedFolder, top: Path, found: dict[str, os.stat_result]) -> int:
     known = {file.path_digest: file for file in folder.files.all()}
-    new, changed, settled = list[WatchedFile](), list[WatchedFile](), list[WatchedFile]()
-    incoming = []
+    new, changed, settled = list[WatchedFile](), list[WatchedFile](), dict[str, WatchedFile]()
     for path, state in found.items():
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()
         file = known.get(digest) or WatchedFile(folder=folder, path_digest=digest)
@@ -63,17 +83,75 @@ def take_settled(folder: WatchedFolder, top: Path, found: dict[str, os.stat_resu
             file.size_bytes, file.modified = as_it_is
             file.taken_at = None
             (changed if file.pk else new).append(file)
-        elif file.taken_at is None:
-            file.taken_at = timezone.now()
-            settled.append(file)
-            incoming.append((path, state))
+        else:
+            settled[path] = file
     WatchedFile.objects.bulk_create(new)
     WatchedFile.objects.bulk_update(changed, ["size_bytes", "modified", "taken_at"], batch_size=500)
-    WatchedFile.objects.bulk_update(settled, ["taken_at"], batch_size=500)
-    if settled:
+    paths, manifest = [path for path, file in settled.items() if file.taken_at is None], None
+    if folder.label_source == LabelSource.MANIFEST:
+        paths, manifest = named_in_manifest(folder, top, found, settled.keys(), paths)
+    for path in paths:
+        settled[path].taken_at = timezone.now()
+    WatchedFile.objects.bulk_update([settled[path] for path in paths], ["taken_at"], batch_size=500)
+    if paths:
         batch = batch_of_today(folder)
-        expect_files(batch, [pending_file(batch.pk, top, *each) for each in incoming])
-    return len(settled)
+        if manifest:
+            batch.pending_files.filter(kind=PendingKind.MANIFEST).delete()  # of an earlier look
+            store_manifest(batch, manifest.path, BytesIO(manifest.content), len(manifest.content))
+        expect_files(batch, [pending_file(batch.pk, top, path, found[path]) for path in paths])
+    return len(paths)
+
+
+@dataclass(frozen=True)
+class FolderManifest:
+    """A copy, which counts for the files taken with it: the folder's own may be written on."""
+
+    path: str
+    content: bytes
+
+
+def named_in_manifest(
+    folder: WatchedFolder,
+    top: Path,
+    found: Mapping[str, os.stat_result],
+    settled: Collection[str],
+    paths: Sequence[str],
+) -> tuple[list[str], FolderManifest | None]:
+    """Which of these paths the folder's manifest.csv names, and the manifest; the others wait, which is told.
+
+    A folder without a manifest may hold archives that have their own.
+    """
+    path = manifest_path(found)
+    paths = [each for each in paths if each != path]
+    if path is None:
+        archives = [each for each in paths if has_archive_name(each)]
+        if len(archives) < len(paths):
+            folder.problem = "There is no manifest.csv in the folder."
+        return archives, None
+    if path not in settled or not paths:
+        return [], None
+    try:
+        with opened_below_root(pending_file(0, top, path, found[path])) as stream:
+            content = stream.read(MANIFEST_BYTES + 1)
+        if len(content) > MANIFEST_BYTES:
+            raise ManifestError(f"The manifest is larger than {MANIFEST_BYTES // 2**20} MB.")
+        manifest = read_manifest(content, clean_path(path), folder.dataset.manifest_columns)
+    except (ManifestError, RejectedFile) as error:
+        folder.problem = error.sentence if isinstance(error, RejectedFile) else str(error)
+        return [], None
+    named = [each for each in paths if is_named(clean_path(each), manifest)]
+    if waiting := len(paths) - len(named):
+        wait = "1 file waits" if waiting == 1 else f"{waiting:,} files wait"
+        folder.problem = f"{wait} until the manifest.csv names {'it' if waiting == 1 else 'them'}."
+    return named, FolderManifest(manifest.path, content)
+
+
+def is_named(path: str, manifest: Manifest) -> bool:
+    """Itself or, of an archive, one of its members."""
+    in_archive = f"{path}/"
+    return path in manifest.claims or (
+        has_archive_name(path) and any(name.startswith(in_archive) for name in manifest.claims)
+    )
 
 
 def batch_of_today(folder: WatchedFolder) -> UploadBatch:

@@ -29,6 +29,7 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
     list_filter = ["status", "recipe"]
     list_select_related = ["created_by"]
     date_hierarchy = "created_at"
+    filter_horizontal = ["chosen_versions"]
     actions = ["cancel_selected"]
 
     @admin.display(description="progress")
@@ -37,7 +38,11 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
 
     @admin.display(description="what was in the data sets")
     def versions(self, run: TrainingRun) -> str:
-        return "; ".join(f"{each} ({each.images:,} images)" for each in run.dataset_versions.all()) or "-"
+        listed = "; ".join(f"{each} ({each.images:,} images)" for each in run.dataset_versions.all())
+        gone = (
+            f" {run.deleted_images:,} of the images had been deleted by then." if run.deleted_images else ""
+        )
+        return f"{listed}.{gone}" if listed else "-"
 
     def get_fields(self, request: HttpRequest, obj: TrainingRun | None = None) -> Any:
         asked = list(TrainingRunForm.Meta.fields)

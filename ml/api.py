@@ -52,7 +52,9 @@ class ModelVersionViewSet(viewsets.ReadOnlyModelViewSet[ModelVersion]):
 class TrainingRunViewSet(mixins.CreateModelMixin, viewsets.ReadOnlyModelViewSet[TrainingRun]):
     """Trainings of the network: what was asked for, how far they are, how they ended."""
 
-    queryset = TrainingRun.objects.select_related("created_by", "model_version").prefetch_related("datasets")
+    queryset = TrainingRun.objects.select_related("created_by", "model_version").prefetch_related(
+        "datasets", "chosen_versions", "dataset_versions"
+    )
     serializer_class = TrainingRunSerializer
     permission_classes = [MayDoAction]
     permissions_needed = {

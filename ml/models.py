@@ -46,9 +46,22 @@ class TrainingRun(models.Model):
         validators=[MinValueValidator(1)],
         help_text="Fit the number of epochs into this time. Empty: no limit.",
     )
-    datasets = models.ManyToManyField(Dataset, blank=True, help_text="None chosen: all data sets.")
+    datasets = models.ManyToManyField(
+        Dataset, blank=True, help_text="None chosen, and no frozen version: all data sets."
+    )
+    chosen_versions = models.ManyToManyField(
+        DatasetVersion,
+        blank=True,
+        related_name="+",
+        verbose_name="frozen versions",
+        help_text="They are learnt from with their images and labels of then. Data sets chosen above "
+        "are added as they are when the training begins, unless a version of them is chosen.",
+    )
     dataset_versions = models.ManyToManyField(
         DatasetVersion, blank=True, editable=False, help_text="What was in its data sets when it began."
+    )
+    deleted_images = models.PositiveIntegerField(
+        default=0, editable=False, help_text="Of the chosen versions, no longer there when it began."
     )
     device = models.CharField(
         max_length=8, choices=[("auto", "auto"), ("cpu", "cpu"), ("cuda", "cuda")], default="auto"

@@ -153,16 +153,20 @@ def selection_of(run: TrainingRun) -> Selection:
     if selection is None or not still_there(selection):
         shutil.rmtree(run.resume_dir, ignore_errors=True)
         freeze_datasets(run)
-        selection = select_images(run.datasets.all())
+        selection = select_images(run.datasets.all(), list(run.chosen_versions.all()))
+        TrainingRun.objects.filter(pk=run.pk).update(deleted_images=selection.deleted)
         selection.save(path)
     return selection
 
 
 def freeze_datasets(run: TrainingRun) -> None:
-    """Keep what is in the data sets that it learns from."""
+    """Keep what is in the data sets that it learns from; of some a version was chosen."""
+    versions = list(run.chosen_versions.all())
+    run.dataset_versions.add(*versions)
     with_images = Exists(Image.objects.filter(dataset=OuterRef("pk")))
-    chosen = run.datasets.all() if run.datasets.exists() else Dataset.objects.filter(with_images)
-    for dataset in chosen.filter(trashed_at=None):
+    all_of_them = not versions and not run.datasets.exists()
+    chosen = Dataset.objects.filter(with_images) if all_of_them else run.datasets.all()
+    for dataset in chosen.filter(trashed_at=None).exclude(versions__in=versions):
         run.dataset_versions.add(freeze(dataset, f"training run {run.pk}"))
 
 

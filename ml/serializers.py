@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from ingest.models import Dataset
+from ingest.models import Dataset, DatasetVersion
 from ml.models import ModelVersion, TrainingRun
 from ml.training_images import TrainingError, enough_to_learn_from
 
@@ -29,6 +29,12 @@ class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
         required=False,
         help_text="Names of data sets. None: all of them.",
     )
+    chosen_versions = serializers.PrimaryKeyRelatedField(
+        queryset=DatasetVersion.objects.present(),
+        many=True,
+        required=False,
+        help_text="Frozen versions to learn from, with the labels of then: ids of dataset-versions.",
+    )
     dataset_versions = serializers.StringRelatedField[Any](
         many=True, read_only=True, help_text="What was in its data sets when it began."
     )
@@ -39,11 +45,13 @@ class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
     class Meta:
         model = TrainingRun
         fields = [
-            "id", "recipe", "epochs", "max_seconds", "datasets", "dataset_versions", "device", "activate",
+            "id", "recipe", "epochs", "max_seconds", "datasets", "chosen_versions", "dataset_versions",
+            "deleted_images", "device", "activate",
             "status", "progress", "fraction_done", "history", "error", "model_version",
             "created_by", "created_at", "started_at", "finished_at",
         ]  # fmt: skip
         read_only_fields = [
+            "deleted_images",
             "status",
             "progress",
             "history",
@@ -55,7 +63,7 @@ class TrainingRunSerializer(serializers.ModelSerializer[TrainingRun]):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         try:
-            enough_to_learn_from(attrs.get("datasets", []))
+            enough_to_learn_from(attrs.get("datasets", []), attrs.get("chosen_versions", []))
         except TrainingError as error:
             raise serializers.ValidationError(str(error)) from error
         return attrs

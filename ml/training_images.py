@@ -3,17 +3,19 @@
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from django.core.files.storage import default_storage
 from numpy.typing import NDArray
 
-from ingest.models import Dataset, Image, ImageQuerySet
+from ingest.models import Dataset, DatasetVersion, Image, ImageQuerySet, Split
 from ingest.renditions import RENDITION_SIZE, decode_rendition
+from ingest.versions import listed_in, looked_up
 
 VALIDATION_SHARE = 0.12  # of each organ's images
 IN_MEMORY_BYTES = 2 * 2**30
@@ -38,6 +40,7 @@ class Selection:
     renditions: list[str]
     organs: list[int]
     modalities: list[int]
+    deleted: int = 0  # images of frozen versions that are there no more
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,28 +60,69 @@ def images_to_learn_from(datasets: Iterable[Dataset]) -> ImageQuerySet:
     return images.filter(dataset__in=chosen) if chosen else images
 
 
-def enough_to_learn_from(datasets: Iterable[Dataset]) -> None:
+def one_version_each(versions: Iterable[DatasetVersion]) -> None:
+    """Raises TrainingError where two are of one data set."""
+    seen: set[int | None] = set()
+    for version in versions:
+        if version.dataset_id in seen:
+            raise TrainingError(f"Choose one version of the data set {version.dataset_name}.")
+        seen.add(version.dataset_id)
+
+
+def enough_to_learn_from(datasets: Iterable[Dataset], versions: Sequence[DatasetVersion] = ()) -> None:
     """Raises TrainingError unless the images show at least two organs."""
-    organs = images_to_learn_from(datasets).order_by().values_list("organ__name", flat=True).distinct()[:2]
+    one_version_each(versions)
+    present = images_as_they_are(datasets, versions).order_by().values_list("organ__name", flat=True)
+    listed = (row["organ"] for version in versions for row in rows_to_learn_from(version))
+    organs: set[str] = set()
+    for organ in chain(present.distinct()[:2], listed):
+        organs.add(organ)
+        if len(organs) == 2:
+            return
+    refuse_too_few(organs)
+
+
+def refuse_too_few(organs: Collection[str]) -> None:
     if not organs:
         raise TrainingError("No image is labelled for training. Label images of at least two organs first.")
     if len(organs) == 1:
         raise TrainingError(
-            f"All images labelled for training show one organ ({organs[0]}). "
+            f"All images labelled for training show one organ ({next(iter(organs))}). "
             "Label images of at least two organs first."
         )
 
 
-def select_images(datasets: Iterable[Dataset]) -> Selection:
-    """Raises TrainingError unless the images show at least two organs."""
+def images_as_they_are(datasets: Iterable[Dataset], versions: Sequence[DatasetVersion]) -> ImageQuerySet:
+    """Those to learn from with the labels of now: of data sets of which no version is chosen."""
     chosen = list(datasets)
-    enough_to_learn_from(chosen)
-    rows = list(
-        images_to_learn_from(chosen)
-        .order_by("pk")
-        .values_list("rendition", "organ__name", "modality_id", "group_key")
-    )
+    if versions and not chosen:
+        return Image.objects.none()
+    return images_to_learn_from(chosen).exclude(dataset__in=[version.dataset_id for version in versions])
+
+
+def rows_to_learn_from(version: DatasetVersion) -> Iterator[dict[str, str]]:
+    return (row for row in listed_in(version) if row["organ"] and row["split"] != Split.TEST)
+
+
+def select_images(datasets: Iterable[Dataset], versions: Sequence[DatasetVersion] = ()) -> Selection:
+    """Of these versions what they list, with the labels of then; of other data sets what they have now.
+
+    Raises TrainingError unless the images show at least two organs.
+    """
+    columns = ("rendition", "organ__name", "modality_id", "group_key")
+    found = {row[0]: row[1:] for row in images_as_they_are(datasets, versions).values_list("pk", *columns)}
+    deleted = 0
+    for version in versions:
+        images = Image.objects.present().only("sha256", "rendition")
+        for row, image in looked_up(rows_to_learn_from(version), images):
+            if image is None:
+                deleted += 1
+            else:
+                labels = (row["organ"], row["modality"], row["group_id"])
+                found.setdefault(image.pk, (image.rendition.name, *labels))
+    rows = [found[pk] for pk in sorted(found)]
     organ_names = sorted({row[1] for row in rows})
+    refuse_too_few(organ_names)
     modality_codes = sorted({row[2] for row in rows if row[2]})
     held_out = validation_groups([(row[1], row[3]) for row in rows])
     rows.sort(key=lambda row: row[3] in held_out)
@@ -89,6 +133,7 @@ def select_images(datasets: Iterable[Dataset]) -> Selection:
         renditions=[row[0] for row in rows],
         organs=[organ_names.index(row[1]) for row in rows],
         modalities=[modality_codes.index(row[2]) if row[2] else -1 for row in rows],
+        deleted=deleted,
     )
 
 

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from ingest.labelling import Labels, label
 from ingest.labels import modality_code, organ_slug
+from ingest.merged import kept_of
 from ingest.models import (
     Image,
     LabelEdit,
@@ -110,18 +111,19 @@ def keep_name(name: str, organ: OrganClass, user: Person, former_key: int | None
     )
 
 
-def merge_organs(organ: OrganClass, other: OrganClass, user: Person) -> LabelEdit | None:
-    """What is `organ` becomes `other`, in one act that can be undone; None where no image was labelled so.
+def merge_organs(organ: OrganClass, other: OrganClass, user: Person) -> LabelEdit:
+    """What is `organ` becomes `other`, in one act that can be undone.
 
     Its names become other names of `other`. The network's outputs for the two mean one class from now on, and
     their probabilities add up; an embedding keeps the probability of the likelier output. Undoing it gives
-    the images their label back, and the class its name. Raises ClassError.
+    the images their label back, and the class its name, description and other names. Raises ClassError.
     """
     with transaction.atomic():
         both = OrganClass.objects.select_for_update().in_bulk([organ.pk, other.pk])
         if len(both) < 2:
             raise ClassError("Choose another organ to merge it into.")
-        edit = move_labels(Image.objects.filter(organ=organ), Labels(organ=other.pk), organ, other, user)
+        images = Image.objects.filter(organ=organ)
+        edit = move_labels(images, Labels(organ=other.pk), kept_of("organ", organ, other), other, user)
         Embedding.objects.filter(predicted_organ=organ).update(predicted_organ=other)
         OrganName.objects.filter(organ=organ).update(organ=other)
         keep_name(organ.name, other, user, organ.pk)
@@ -148,14 +150,15 @@ def add_modality(code: str, user: Person) -> Modality:
     return modality
 
 
-def merge_modalities(modality: Modality, other: Modality, user: Person) -> LabelEdit | None:
+def merge_modalities(modality: Modality, other: Modality, user: Person) -> LabelEdit:
     """As `merge_organs`."""
     with transaction.atomic():
         both = Modality.objects.select_for_update().in_bulk([modality.pk, other.pk])
         if len(both) < 2:
             raise ClassError("Choose another modality to merge it into.")
         images = Image.objects.filter(modality=modality)
-        edit = move_labels(images, Labels(modality=other.pk), modality, other, user)
+        kept = kept_of("modality", modality, other)
+        edit = move_labels(images, Labels(modality=other.pk), kept, other, user)
         Embedding.objects.filter(predicted_modality=modality).update(predicted_modality=other)
         ModalityName.objects.filter(modality=modality).update(modality=other)
         ModalityName.objects.update_or_create(
@@ -172,12 +175,10 @@ def merge_modalities(modality: Modality, other: Modality, user: Person) -> Label
     return edit
 
 
-def move_labels(images: Any, labels: Labels, each: object, other: object, user: Person) -> LabelEdit | None:
-    if not images.exists():
-        return None
+def move_labels(images: Any, labels: Labels, kept: dict[str, Any], other: object, user: Person) -> LabelEdit:
     edit = label(images, labels, user, LabelOrigin.MERGE)
-    edit.summary = f"{each} merged into {other}"[:200]
-    edit.save(update_fields=["summary"])
+    edit.summary, edit.merged = f"{kept['name']} merged into {other}"[:200], kept
+    edit.save(update_fields=["summary", "merged"])
     return edit
 
 

@@ -139,5 +139,6 @@ def class_undo(request: Request, pk: int) -> HttpResponse:
     """Take a merge apart again."""
     edit = get_object_or_404(LabelEdit, pk=pk, origin=LabelOrigin.MERGE)
     changed = undo(edit, request.user)
-    messages.success(request, f"Undone: {changed:,} label{'' if changed == 1 else 's'} given back.")
+    given_back = f": {changed:,} label{'' if changed == 1 else 's'} given back" if changed else ""
+    messages.success(request, f"Undone{given_back}.")
     return redirect("curation:classes")

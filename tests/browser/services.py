@@ -28,9 +28,9 @@ class Services:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    def start(self, names: set[str] = SERVICES) -> None:
         for service in default_services("127.0.0.1", self.port):
-            if service.name in SERVICES:
+            if service.name in names:
                 self.processes[service.name] = self._start(service)
         wait_until(self.answers, f"the web server, see {self.log_dir}")
 

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.test import Client
+from django.utils import timezone
 
 from ingest.importing import import_queued
-from ingest.models import UploadBatch, UploadedFile
+from ingest.models import Dataset, UploadBatch, UploadedFile
 from ingest.pseudonyms import keyed_hash
 from ingest.receiving import open_batch, receive_file
 from tests.factories import dicom_bytes, make_image, png_bytes, tar_bytes, zip_bytes
@@ -211,3 +212,37 @@ def test_ledger_asks_the_same_number_of_queries_for_many(
     client = client_of("curator")
     with django_assert_max_num_queries(9):
         assert client.get(f"{API}/batches/{batch.pk}/files/").json()["count"] == 6
+
+
+def test_the_slices_of_a_data_set(client_of: ClientOf) -> None:
+    client = client_of("integration")
+    made = make_batch(client, slice_choice="every_nth", slice_step=3)
+    assert (made["slice_choice"], made["slice_step"]) == ("every_nth", 3)
+    assert (
+        make_batch(client, slice_choice="all")["slice_choice"] == "every_nth"
+    )  # it is there, and keeps its own
+    [listed] = client.get(f"{API}/datasets/").json()["results"]
+    url = f"{API}/datasets/{listed['id']}/"
+    assert (listed["slice_choice"], listed["slice_step"]) == ("every_nth", 3)
+
+    def change(who: Client, **fields: Any) -> Any:
+        return who.patch(url, fields, content_type="application/json")
+
+    assert change(client, slice_step=5).json()["slice_step"] == 5
+    assert change(client, slice_choice="all", name="other", images=7).json() == {
+        **listed,
+        "slice_choice": "all",
+        "slice_step": 5,
+    }
+    for fields in ({"slice_choice": "few"}, {"slice_step": 1}, {"slice_step": 1001}):
+        answer = change(client, **fields)
+        assert (answer.status_code, list(answer.json())) == (400, list(fields))
+        batch = client.post(f"{API}/batches/", {"dataset": "new", **fields})
+        assert (batch.status_code, list(batch.json())) == (400, list(fields))
+    for role, reads, sets in [("curator", 200, 200), ("clinician", 200, 403), ("nobody", 403, 403)]:
+        other = client_of(role)
+        assert (other.get(url).status_code, change(other, slice_choice="all").status_code) == (reads, sets)
+    assert {client_of(None).get(url).status_code, change(client_of(None)).status_code} == {401}
+    assert client.put(url, {}, content_type="application/json").status_code == 405
+    Dataset.objects.update(trashed_at=timezone.now())
+    assert change(client, slice_choice="all").status_code == 404

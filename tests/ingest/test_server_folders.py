@@ -31,8 +31,8 @@ def root(settings: Any, tmp_path: Path) -> Path:
     return root
 
 
-def import_folder(client: Client, folder: Path | str, labels: str = "folder") -> Any:
-    data = {"dataset": "ward", "label_source": labels, "server_folder": str(folder)}
+def import_folder(client: Client, folder: Path | str, labels: str = "folder", **said: str) -> Any:
+    data = {"dataset": "ward", "label_source": labels, "server_folder": str(folder), **said}
     return client.post(reverse("ingest:batch_create"), data)
 
 
@@ -125,6 +125,18 @@ def test_folder_with_a_manifest(client_of: ClientOf, root: Path) -> None:
     batch = UploadBatch.objects.get()
     assert outcome(batch) == [("a.png", "imported", ""), ("missing.png", "rejected", "missing_file")]
     assert Image.objects.get().incoming_organ == "spleen"
+
+
+def test_columns_of_a_folders_manifest_are_said_once(client_of: ClientOf, root: Path) -> None:
+    client, atlas = client_of("admin"), root / "atlas"
+    (atlas / "manifest.csv").write_text("file,diagnosis\na.png,spleen\nb.png,liver\n")
+    (atlas / "a.png").write_bytes(png_bytes(seed=1))
+    import_folder(client, atlas, "manifest", **{"column-organ": "diagnosis"})
+    work()
+    (atlas / "b.png").write_bytes(png_bytes(seed=2))
+    import_folder(client, atlas, "manifest")
+    work()
+    assert list(Image.objects.order_by("pk").values_list("incoming_organ", flat=True)) == ["spleen", "liver"]
 
 
 @pytest.mark.parametrize("content", [None, "path\na.png\n"])

@@ -14,9 +14,10 @@ from django.utils import timezone
 from ingest.importing import import_queued
 from ingest.models import Dataset, Image, PendingFile, UploadBatch, UploadedFile, WatchedFolder
 from ingest.pending import receive_pending
+from ingest.pseudonyms import keyed_hash
 from ingest.tasks import look_at_watched_folders
 from ingest.watching import look_at_all
-from tests.factories import png_bytes
+from tests.factories import png_bytes, zip_bytes
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -146,6 +147,89 @@ def test_task_rings_for_the_import(folder: WatchedFolder, inbox: Path, rung: Cal
     assert Image.objects.count() == 1
 
 
+@pytest.fixture
+def labelled(folder: WatchedFolder) -> WatchedFolder:
+    """Its labels come from a manifest, whose column of organs has a name of its own."""
+    Dataset.objects.update(manifest_columns={"organ": "diagnosis"})
+    WatchedFolder.objects.update(label_source="manifest")
+    return folder
+
+
+def problem() -> str:
+    return WatchedFolder.objects.get().problem
+
+
+def ledger() -> list[tuple[str, str, str, str]]:
+    receive_pending()
+    return list(UploadedFile.objects.values_list("path", "organ_name", "group_key", "reason_code"))
+
+
+def test_files_wait_until_the_manifest_names_them(
+    labelled: WatchedFolder, inbox: Path, media_root: Path
+) -> None:
+    (inbox / "x").mkdir()
+    for number, name in enumerate(["x/a.png", "b.png", "c.png"]):
+        (inbox / name).write_bytes(png_bytes(seed=number))
+    look_at_all()
+    assert look_a_minute_later() == 0
+    assert problem() == "There is no manifest.csv in the folder."
+    manifest = inbox / "manifest.csv"
+    manifest.write_text("file,diagnosis,patient\nx/a.png,heart,P1\nlater.png,heart,P1\n")
+    assert look_a_minute_later() == 0  # it may still be written
+    assert look_a_minute_later() == 1
+    assert problem() == "2 files wait until the manifest.csv names them."
+    manifest.write_text(manifest.read_text() + "b.png,liver,P2\n")  # while x/a.png is on its way in
+    assert ledger() == [("x/a.png", "heart", keyed_hash("P1"), "")]
+    assert look_a_minute_later() == 0
+    assert look_a_minute_later() == 1
+    assert problem() == "1 file waits until the manifest.csv names it."
+    assert ledger()[1:] == [("b.png", "liver", keyed_hash("P2"), "")]  # and nothing is missing
+    manifest.write_text(manifest.read_text() + "c.png,liver,P2\n")
+    assert [look_a_minute_later(), look_a_minute_later(), look_a_minute_later()] == [0, 1, 0]
+    assert (problem(), len(ledger())) == ("", 3)
+    assert UploadBatch.objects.get().is_finished is False
+    import_queued()
+    assert UploadBatch.objects.get().is_finished
+    assert Image.objects.count() == 3
+    assert list((media_root / "uploads").iterdir()) == []  # no copy of the manifest is left
+
+
+def test_two_looks_before_anything_is_taken_in(labelled: WatchedFolder, inbox: Path) -> None:
+    manifest = inbox / "manifest.csv"
+    (inbox / "a.png").write_bytes(png_bytes(seed=1))
+    (inbox / "b.png").write_bytes(png_bytes(seed=2))
+    manifest.write_text("path,diagnosis\na.png,heart\n")
+    look_at_all()
+    assert look_a_minute_later() == 1
+    manifest.write_text("path,diagnosis\na.png,heart\nb.png,liver\n")
+    assert look_a_minute_later() == 0
+    assert look_a_minute_later() == 1
+    assert [row[:2] for row in ledger()] == [("a.png", "heart"), ("b.png", "liver")]
+
+
+def test_a_manifest_that_cannot_be_used_is_told(labelled: WatchedFolder, inbox: Path) -> None:
+    (inbox / "a.png").write_bytes(png_bytes(seed=1))
+    (inbox / "manifest.csv").write_text("path,finding\na.png,heart\n")
+    look_at_all()
+    assert look_a_minute_later() == 0
+    assert problem() == "The manifest lacks the column diagnosis. Its columns are: path, finding."
+    Dataset.objects.update(manifest_columns={"organ": "finding"})
+    assert look_a_minute_later() == 1
+    assert (problem(), [row[:2] for row in ledger()]) == ("", [("a.png", "heart")])
+
+
+def test_archives_beside_a_manifest_and_with_their_own(labelled: WatchedFolder, inbox: Path) -> None:
+    own = {"manifest.csv": b"path,diagnosis\na.png,heart\n", "a.png": png_bytes(seed=1)}
+    (inbox / "own.zip").write_bytes(zip_bytes(own))
+    look_at_all()
+    assert look_a_minute_later() == 1
+    assert [row[:2] for row in ledger()] == [("own.zip/a.png", "heart")]
+    (inbox / "in.zip").write_bytes(zip_bytes({"b.png": png_bytes(seed=2)}))
+    (inbox / "manifest.csv").write_text("path,diagnosis\nin.zip/b.png,liver\n")
+    assert [look_a_minute_later(), look_a_minute_later()] == [0, 1]
+    assert [row[:2] for row in ledger()][1:] == [("in.zip/b.png", "liver")]
+
+
 def test_admin_by_role(client_of: ClientOf, inbox: Path) -> None:
     dataset = Dataset.objects.create(name="ward")
     add = reverse("admin:ingest_watchedfolder_add")
@@ -155,7 +239,7 @@ def test_admin_by_role(client_of: ClientOf, inbox: Path) -> None:
     client = client_of("admin")
     page = client.post(add, {**data, "path": "/etc"}).content.decode()
     assert "There is no such folder below" in page
-    assert client.post(add, {**data, "label_source": "manifest"}).status_code == 200
+    assert client.post(add, {**data, "label_source": "tea leaves"}).status_code == 200
     assert not WatchedFolder.objects.exists()
     assert client.post(add, data).status_code == 302
     assert WatchedFolder.objects.get().path == str(inbox)

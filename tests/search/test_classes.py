@@ -128,7 +128,6 @@ def test_a_merge_adds_up_what_the_network_sees_and_can_be_undone(collection: lis
     chest = organ("chest").pk
     user = make_user("curator")
     edit = classes.merge_organs(organ("chest"), organ("brain"), user)
-    assert edit is not None
     assert (edit.summary, edit.created_by) == ("chest merged into brain", user)
     query.refresh_from_db()
     after = ask(1)
@@ -153,10 +152,69 @@ def test_an_older_edit_undone_after_a_merge_gives_what_the_class_became() -> Non
     image = make_image(organ="thorax")
     chest, brain = OrganClass.objects.create(name="chest"), OrganClass.objects.create(name="brain")
     edit = label(Image.objects.all(), Labels(organ=brain.pk), None, LabelOrigin.ADMIN)
-    assert classes.merge_organs(organ("thorax"), chest, None) is None  # nothing was labelled so
+    assert not classes.merge_organs(organ("thorax"), chest, None).changes.exists()  # nothing was labelled so
     undo(edit, None)
     image.refresh_from_db()
     assert image.organ == chest
+
+
+def names_by_organ() -> dict[str, str]:
+    return {name.name: str(name.organ) for name in OrganName.objects.all()}
+
+
+def test_an_undone_merge_brings_the_class_back_as_it_was() -> None:
+    """Its description and the names that moved along; without an image, too."""
+    brain = OrganClass.objects.create(name="brain")
+    chest = OrganClass.objects.create(name="chest", description="Thorax and lungs.")
+    user = make_user("curator")
+    for name, owner in {"thorax": chest, "lungs": chest, "head": brain}.items():
+        OrganName.objects.create(name=name, organ=owner, decided_by=user)
+    key = chest.pk
+    edit = classes.merge_organs(chest, brain, None)
+    assert set(names_by_organ().values()) == {"brain"}
+    classes.take_name_away(OrganName.objects.get(name="lungs"), OrganClass.objects.create(name="lung"), None)
+    assert undo(edit, None) == 0
+    again = organ("chest")
+    assert (again.pk, again.description) == (key, "Thorax and lungs.")
+    assert names_by_organ() == {"thorax": "chest", "lungs": "lung", "head": "brain"}
+    assert OrganName.objects.get(name="thorax").decided_by == user
+
+
+@pytest.mark.parametrize("latest_first", [True, False])
+def test_merges_of_merges_are_undone_in_any_order(latest_first: bool) -> None:
+    for name in ("lungs", "chest", "trunk"):
+        make_image(organ=name)
+    OrganName.objects.create(name="thorax", organ=organ("chest"))
+    edits = [
+        classes.merge_organs(organ(a), organ(b), None) for a, b in [("lungs", "chest"), ("chest", "trunk")]
+    ]
+    assert names_by_organ() == {"lungs": "trunk", "chest": "trunk", "thorax": "trunk"}
+    for edit in reversed(edits) if latest_first else edits:
+        undo(edit, None)
+    assert names_by_organ() == {"thorax": "chest"}
+    labels = Image.objects.order_by("pk").values_list("organ__name", flat=True)
+    assert list(labels)[1:] == ["chest", "trunk"]
+
+
+def test_a_merge_is_undone_though_a_new_class_has_the_name() -> None:
+    image = make_image(organ="chest")
+    edit = classes.merge_organs(organ("chest"), OrganClass.objects.create(name="brain"), None)
+    classes.take_name_away(OrganName.objects.get(name="chest"), None, None)
+    new = classes.add_organ("chest", None)
+    assert undo(edit, None) == 1
+    image.refresh_from_db()
+    assert image.organ == new
+
+
+def test_an_undone_merge_of_modalities_brings_name_description_and_names_back() -> None:
+    dx = Modality.objects.create(code="DX", name="Digital radiography", description="Not CR.")
+    ModalityName.objects.create(name="XRAY", modality=dx)
+    edit = classes.merge_modalities(dx, Modality.objects.create(code="CR"), None)
+    assert set(ModalityName.objects.values_list("name", "modality")) == {("XRAY", "CR"), ("DX", "CR")}
+    undo(edit, None)
+    again = Modality.objects.get(pk="DX")
+    assert (again.name, again.description) == ("Digital radiography", "Not CR.")
+    assert set(ModalityName.objects.values_list("name", "modality")) == {("XRAY", "DX")}
 
 
 def test_nothing_is_merged_into_itself() -> None:
@@ -173,7 +231,6 @@ def test_modalities_are_merged_and_taken_apart(collection: list[Image]) -> None:
     assert [code for code, _ in query.modality_probabilities] == ["CT"]
     assert mr.pk in found(query, SearchOptions(scope=Scope.ALL, modality="CT"))
     assert ModalityName.objects.get(name="MR").modality_id == "CT"
-    assert edit is not None
     assert undo(edit, None) == 1
     mr.refresh_from_db()
     assert mr.modality_id == "MR"

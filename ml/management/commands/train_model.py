@@ -5,13 +5,16 @@ from argparse import ArgumentParser
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db.models import Value
+from django.db.models.functions import Concat
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from ingest.models import Dataset
+from ingest.models import Dataset, DatasetVersion
 from ml.management.commands.activate_model import tell_when_active
 from ml.models import ModelVersion, RunStatus, TrainingRun
 from ml.recipes import RECIPES
+from ml.training_images import TrainingError, one_version_each
 from ml.workers import worker_listens_to
 
 
@@ -24,6 +27,13 @@ class Command(BaseCommand):
         parser.add_argument("--max-seconds", type=int, help="fit the number of epochs into this time")
         parser.add_argument(
             "--dataset", action="append", default=[], help="repeatable; default: all data sets"
+        )
+        parser.add_argument(
+            "--dataset-version",
+            action="append",
+            default=[],
+            metavar="DATASET=VERSION",
+            help="repeatable: a frozen version to learn from, with the labels of then",
         )
         parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
         parser.add_argument("--activate", action="store_true", help="put the new version into service")
@@ -47,10 +57,22 @@ def new_run(options: dict[str, Any]) -> TrainingRun:
     datasets = list(Dataset.objects.present().filter(name__in=options["dataset"]))
     if unknown := set(options["dataset"]) - {dataset.name for dataset in datasets}:
         raise CommandError(f"There is no data set named {', '.join(sorted(unknown))}.")
+    called = Concat("dataset__name", Value("="), "name")
+    named = (
+        DatasetVersion.objects.present().annotate(called=called).filter(called__in=options["dataset_version"])
+    )
+    versions = {version.called: version for version in named}
+    if unknown := set(options["dataset_version"]) - set(versions):
+        raise CommandError(f"There is no version of a data set {', '.join(sorted(unknown))}.")
+    try:
+        one_version_each(versions.values())
+    except TrainingError as error:
+        raise CommandError(str(error)) from error
     run = TrainingRun.objects.create(
         **{name: options[name] for name in ("recipe", "epochs", "max_seconds", "device", "activate")}
     )
     run.datasets.set(datasets)
+    run.chosen_versions.set(versions.values())
     return run
 
 
@@ -87,6 +109,8 @@ def train_here(run: TrainingRun, console: Console) -> None:
     if run.status != RunStatus.SUCCEEDED:
         raise CommandError(f"Another worker is training run {run.pk}.")
     console.print(summary_of(run.model_version))
+    if run.deleted_images:
+        console.print(f"Of the chosen versions' images {run.deleted_images} had been deleted.")
 
 
 def summary_of(version: ModelVersion) -> str:

@@ -1,0 +1,75 @@
+"""The collection: data sets, their images and labels, and the ledger of every file that came in."""
+
+from ingest.models.classes import IncomingName, Modality, ModalityName, OrganClass, OrganName
+from ingest.models.datasets import (
+    BurnedInText,
+    Dataset,
+    DatasetQuerySet,
+    DatasetVersion,
+    DatasetVersionQuerySet,
+    SliceChoice,
+)
+from ingest.models.edits import LabelChange, LabelEdit, LabelOrigin
+from ingest.models.images import (
+    DuplicatePair,
+    DuplicatePairQuerySet,
+    Image,
+    ImageQuerySet,
+    Likeness,
+    Split,
+    age_in_years,
+    images_in_collection,
+    words_of_image,
+)
+from ingest.models.ledger import (
+    AWAITED,
+    Decision,
+    FileState,
+    LabelSource,
+    QuarantinedFile,
+    UploadBatch,
+    UploadBatchQuerySet,
+    UploadedFile,
+    UploadedFileQuerySet,
+)
+from ingest.models.pending import PendingFile, PendingFileQuerySet, PendingKind, WatchedFile, WatchedFolder
+
+__all__ = [
+    "AWAITED",
+    "BurnedInText",
+    "Dataset",
+    "DatasetQuerySet",
+    "DatasetVersion",
+    "DatasetVersionQuerySet",
+    "Decision",
+    "DuplicatePair",
+    "DuplicatePairQuerySet",
+    "FileState",
+    "Image",
+    "ImageQuerySet",
+    "IncomingName",
+    "LabelChange",
+    "LabelEdit",
+    "LabelOrigin",
+    "LabelSource",
+    "Likeness",
+    "Modality",
+    "ModalityName",
+    "OrganClass",
+    "OrganName",
+    "PendingFile",
+    "PendingFileQuerySet",
+    "PendingKind",
+    "QuarantinedFile",
+    "SliceChoice",
+    "Split",
+    "UploadBatch",
+    "UploadBatchQuerySet",
+    "UploadedFile",
+    "UploadedFileQuerySet",
+    "WatchedFile",
+    "WatchedFolder",
+    "age_in_years",
+    "images_in_collection",
+    "words_of_image",
+]
