@@ -1,19 +1,24 @@
-"""Images that are nearly the same to the network, for curators to look at: re-encoded, cropped, annotated.
+"""Images that are nearly the same, for curators to look at: re-encoded, cropped a little, annotated.
 
-Every new embedding is compared with its nearest neighbours, as a search finds them; never all with all. What
-counts as nearly the same is fitted for each model version (search/fitting.py).
+The network proposes: every new embedding's nearest neighbours, as a search finds them; never all with all.
+The pictures decide (search/same_picture.py): no distance tells a re-encoded image from another patient's.
 """
 
+import logging
 import time
 
-import numpy as np
 from django.db.models import Q
+from PIL import UnidentifiedImageError
 
 from ingest.duplicates import pair
 from ingest.models import Image, Likeness
+from ingest.renditions import read_rendition
 from ml.models import ModelVersion
-from search.models import Embedding, VersionIndex, as_array
+from search.models import Embedding, VersionIndex
 from search.ranking import EXACT_SCAN_ROWS, projected_distance
+from search.same_picture import shows_the_same
+
+logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 8  # looked at, of each image
 CHUNK = 50  # embeddings
@@ -28,7 +33,7 @@ def find_near_duplicates(seconds: float = WORK_SECONDS) -> bool:
     started = time.monotonic()
     version = ModelVersion.objects.active()
     index = VersionIndex.objects.filter(model_version=version).first()
-    if version is None or index is None or not index.near_duplicate:
+    if version is None or index is None:
         return False
     if is_large(index) and not index.has_ivfflat:
         return False  # it is being built
@@ -39,7 +44,7 @@ def find_near_duplicates(seconds: float = WORK_SECONDS) -> bool:
             return False
         for embedding in embeddings:
             for other in nearly_same_as(embedding, index):
-                pair(embedding.image_id, other, Likeness.NEAR)
+                pair(embedding.image_id, other.pk, Likeness.NEAR)
         index.duplicates_up_to = embeddings[-1].pk
         index.save(update_fields=["duplicates_up_to"])
     return True
@@ -50,8 +55,8 @@ def is_large(index: VersionIndex) -> bool:
     return index.images > EXACT_SCAN_ROWS
 
 
-def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[int]:
-    """Ids of images of other files and other series, of the nearest ones."""
+def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[Image]:
+    """Images of other files and other series that show the same picture, of the nearest ones."""
     image = embedding.image
     own = Q(sha256=image.sha256)
     if image.series_key:
@@ -64,10 +69,13 @@ def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[int]:
         nearest = found.nearest_to(point, NEIGHBOURS, kept=index.images, indexed=index.indexed).ids
     else:
         nearest = list(found.order_by(projected_distance(point)).values_list("pk", flat=True)[:NEIGHBOURS])
-    rows = found.filter(pk__in=nearest).values_list("image", "projection")
-    projection = as_array(embedding.projection)
-    return [
-        other
-        for other, its in rows
-        if np.linalg.norm(as_array(its) - projection) < (index.near_duplicate or 0.0)
-    ]
+    return [other for other in Image.objects.filter(embeddings__in=nearest) if show_the_same(image, other)]
+
+
+def show_the_same(one: Image, other: Image) -> bool:
+    """Whether the two do; False where a file is missing or damaged, which is check_collection's to tell."""
+    try:
+        return shows_the_same(read_rendition(one.rendition), read_rendition(other.rendition))
+    except (FileNotFoundError, UnidentifiedImageError) as error:
+        logger.warning("Images %s and %s cannot be compared: %s", one.pk, other.pk, error)
+        return False
