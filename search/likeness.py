@@ -43,7 +43,7 @@ def find_near_duplicates(seconds: float = WORK_SECONDS) -> bool:
         if not embeddings:
             return False
         for embedding in embeddings:
-            for other in nearly_same_as(embedding, index):
+            if other := oldest_nearly_same(embedding, index):
                 pair(embedding.image_id, other.pk, Likeness.NEAR)
         index.duplicates_up_to = embeddings[-1].pk
         index.save(update_fields=["duplicates_up_to"])
@@ -55,10 +55,15 @@ def is_large(index: VersionIndex) -> bool:
     return index.images > EXACT_SCAN_ROWS
 
 
-def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[Image]:
-    """Images of other files and other series that show the same picture, of the nearest ones."""
+def oldest_nearly_same(embedding: Embedding, index: VersionIndex) -> Image | None:
+    """Of the nearest ones the oldest that shows the same picture, of other files, series and other pixels.
+
+    The oldest alone, and none of the same pixels: those are pairs already (ingest/duplicates.py).
+    """
     image = embedding.image
     own = Q(sha256=image.sha256)
+    if image.pixel_hash:
+        own |= Q(pixel_hash=image.pixel_hash)
     if image.series_key:
         own |= Q(series_key=image.series_key)
     described = Embedding.objects.for_version(embedding.model_version_id)
@@ -69,7 +74,8 @@ def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[Image]:
         nearest = found.nearest_to(point, NEIGHBOURS, kept=index.images, indexed=index.indexed).ids
     else:
         nearest = list(found.order_by(projected_distance(point)).values_list("pk", flat=True)[:NEIGHBOURS])
-    return [other for other in Image.objects.filter(embeddings__in=nearest) if show_the_same(image, other)]
+    others = Image.objects.filter(embeddings__in=nearest).order_by("pk")
+    return next((other for other in others if show_the_same(image, other)), None)
 
 
 def show_the_same(one: Image, other: Image) -> bool:

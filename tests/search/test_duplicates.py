@@ -207,6 +207,19 @@ def test_only_new_embeddings_are_compared(near: list[Image], django_assert_num_q
         likeness.find_near_duplicates()
 
 
+def test_many_nearly_the_same_are_pairs_with_the_oldest(near: list[Image]) -> None:
+    Image.objects.update(rendition=near[0].rendition.name, series_key="")
+    assert likeness.find_near_duplicates() is False
+    oldest = near[0].pk
+    assert sorted(pairs()) == [(oldest, image.pk, "near") for image in near[1:]]
+
+
+def test_the_same_pixels_are_no_pair_again(near: list[Image]) -> None:
+    Image.objects.filter(pk__in=[near[0].pk, near[3].pk]).update(pixel_hash="0" * 64)
+    assert likeness.find_near_duplicates() is False
+    assert pairs() == [(near[3].pk, near[4].pk, "near")]
+
+
 def test_a_missing_file_leaves_its_image_out(near: list[Image]) -> None:
     Image.objects.filter(pk=near[3].pk).update(rendition="renditions/gone.png")
     assert likeness.find_near_duplicates() is False
