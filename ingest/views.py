@@ -16,6 +16,7 @@ from ingest.labels import Manifest
 from ingest.ledger import NOT_IMPORTED, cancel, causes_of, pace_of, retry
 from ingest.models import (
     FileState,
+    Image,
     Modality,
     ModalityName,
     OrganClass,
@@ -124,14 +125,19 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "is_sent_by_a_person": is_open and not batch.source,
         "sent": sent,
         "announced": batch.files_to_come + sent,
-        **waiting_counts(),
+        **waiting_counts(batch),
         "quarantined": counts[FileState.QUARANTINED],
     }
 
 
-def waiting_counts() -> dict[str, int]:
-    """How many names wait for a decision."""
-    return {"undecided": undecided().count(), "undecided_modalities": undecided_modalities().count()}
+def waiting_counts(batch: UploadBatch | None = None) -> dict[str, int]:
+    """How many names wait for a decision; of a batch, those that its images came with."""
+    organs, modalities = undecided(), undecided_modalities()
+    if batch:
+        images = Image.objects.filter(uploaded_file__batch=batch).order_by()
+        organs = organs.filter(name__in=images.filter(organ=None).values("incoming_organ"))
+        modalities = modalities.filter(name__in=images.filter(modality=None).values("incoming_modality"))
+    return {"undecided": organs.count(), "undecided_modalities": modalities.count()}
 
 
 @require_POST
