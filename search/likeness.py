@@ -7,7 +7,9 @@ The pictures decide (search/same_picture.py): no distance tells a re-encoded ima
 import logging
 import time
 
+import numpy as np
 from django.db.models import Q
+from numpy.typing import NDArray
 from PIL import UnidentifiedImageError
 
 from ingest.duplicates import pair
@@ -74,14 +76,18 @@ def oldest_nearly_same(embedding: Embedding, index: VersionIndex) -> Image | Non
         nearest = found.nearest_to(point, NEIGHBOURS, kept=index.images, indexed=index.indexed).ids
     else:
         nearest = list(found.order_by(projected_distance(point)).values_list("pk", flat=True)[:NEIGHBOURS])
-    others = Image.objects.filter(embeddings__in=nearest).order_by("pk")
-    return next((other for other in others if show_the_same(image, other)), None)
+    shown = rendition_of(image)
+    for other in Image.objects.filter(embeddings__in=nearest).order_by("pk"):
+        its = rendition_of(other)
+        if shown is not None and its is not None and shows_the_same(shown, its):
+            return other
+    return None
 
 
-def show_the_same(one: Image, other: Image) -> bool:
-    """Whether the two do; False where a file is missing or damaged, which is check_collection's to tell."""
+def rendition_of(image: Image) -> NDArray[np.uint8] | None:
+    """uint8 (256, 256); None where the file is missing or damaged, which is check_collection's to tell."""
     try:
-        return shows_the_same(read_rendition(one.rendition), read_rendition(other.rendition))
+        return read_rendition(image.rendition)
     except (FileNotFoundError, UnidentifiedImageError) as error:
-        logger.warning("Images %s and %s cannot be compared: %s", one.pk, other.pk, error)
-        return False
+        logger.warning("Image %s cannot be compared: %s", image.pk, type(error).__name__)
+        return None
