@@ -111,6 +111,7 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
     is_open = batch.files_to_come > 0
     received = batch.pending_files.exclude(kind=PendingKind.MANIFEST).exclude(received_at=None)
     sent = received.count() if is_open else 0
+    coming = batch.pending_files.unreceived()
     return {
         "batch": batch,
         "states": states,
@@ -118,11 +119,13 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "causes": causes,
         "cause": cause,
         "retryable": sum(each.retryable for each in causes if each.state == FileState.REJECTED),
-        "pace": pace_of(batch, unfinished) if unfinished else None,
+        "pace": pace_of(batch, unfinished + batch.files_to_come * bool(batch.source)) if unfinished else None,
         "page": page,
         "done": batch.files_total - unfinished,
         "is_finished": not unfinished and not is_open,
         "is_sent_by_a_person": is_open and not batch.source,
+        "can_be_cancelled": counts[FileState.QUEUED] > 0 or (is_open and batch.source),
+        "is_listed": is_open and coming.filter(kind=PendingKind.FOLDER).exists(),
         "sent": sent,
         "announced": batch.files_to_come + sent,
         **waiting_counts(batch),
