@@ -3,6 +3,7 @@
 from typing import Any
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import Count, Min, Q, QuerySet
@@ -181,10 +182,11 @@ class ImageAdmin(admin.ModelAdmin[Image]):
                 request, format_html(sentence, images, "" if images == 1 else "s", undo_url), messages.SUCCESS
             )
             return None
+        number = queryset.count()
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
-            "title": f"Label {queryset.count():,} images",
+            "title": f"Label {number:,} image{'' if number == 1 else 's'}",
             "form": form,
             "selected": request.POST.getlist(ACTION_CHECKBOX_NAME),
             "select_across": request.POST.get("select_across", "0"),
@@ -218,6 +220,11 @@ class UploadBatchAdmin(ReadOnlyAdmin):
 
 
 class WatchedFolderForm(forms.ModelForm[WatchedFolder]):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if settings.IMPORT_ROOTS and "path" in self.fields:
+            self.fields["path"].help_text = f"Its whole path, below {' or '.join(settings.IMPORT_ROOTS)}."
+
     def clean_path(self) -> str:
         try:
             return str(checked_folder(self.cleaned_data["path"]))

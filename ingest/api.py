@@ -137,7 +137,10 @@ class BatchViewSet(
     @extend_schema(request=None, responses=BatchSerializer)
     @action(detail=True, methods=["post"])
     def cancel(self, request: Request, pk: str | None = None) -> Response:
-        """Reject the files that nobody has begun to read. They can be tried again."""
+        """Reject the files that nobody has begun to read; nothing more comes out of a folder of the server.
+
+        What was taken in can be tried again.
+        """
         batch = self.get_object()
         cancel(batch)
         return Response(self.get_serializer(self.get_object()).data)

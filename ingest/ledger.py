@@ -4,13 +4,15 @@ import math
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Max, Q
 from django.utils import timezone
 
-from ingest.models import FileState, UploadBatch, UploadedFile
+from ingest.labels import clean_path
+from ingest.models import FileState, PendingKind, UploadBatch, UploadedFile
 from ingest.storing import delete_unused_original
 
 NOT_IMPORTED = [FileState.REJECTED, FileState.LEFT_OUT]  # for a cause that may be mended
@@ -55,7 +57,7 @@ class Pace:
 
 
 def pace_of(batch: UploadBatch, unfinished: int) -> Pace:
-    """`unfinished`: how many files are queued or being read."""
+    """`unfinished`: how many files are queued, being read or still in the server's folder."""
     now = timezone.now()
     seconds = min(PACE_SECONDS, max(1.0, (now - batch.created_at).total_seconds()))
     done = batch.files.filter(finished_at__gt=now - timedelta(seconds=PACE_SECONDS)).count()
@@ -63,14 +65,34 @@ def pace_of(batch: UploadBatch, unfinished: int) -> Pace:
 
 
 def cancel(batch: UploadBatch) -> int:
-    """Reject what nobody has begun to read; returns how many files that were. They can be tried again."""
-    return batch.files.filter(state=FileState.QUEUED).update(
-        state=FileState.REJECTED,
-        reason_code="cancelled",
-        reason="The import was cancelled before this file was read.",
-        finished_at=timezone.now(),
-        is_retryable=True,
-    )
+    """Reject what nobody has begun to read; returns how many files that were.
+
+    They can be tried again, but those of a folder of the server whose bytes were not taken in yet.
+    """
+    rejected: dict[str, Any] = {
+        "state": FileState.REJECTED,
+        "reason_code": "cancelled",
+        "reason": "The import was cancelled before this file was read.",
+        "finished_at": timezone.now(),
+    }
+    with transaction.atomic():
+        left = leave_the_rest(batch, rejected) if batch.source else 0
+        return left + batch.files.filter(state=FileState.QUEUED).update(**rejected, is_retryable=True)
+
+
+def leave_the_rest(batch: UploadBatch, rejected: dict[str, Any]) -> int:
+    """Nothing more comes out of the server's folder; the ledger tells what did not."""
+    locked = UploadBatch.objects.select_for_update().get(pk=batch.pk)
+    files = locked.pending_files.unreceived().filter(kind=PendingKind.FILE)
+    rows = [
+        UploadedFile(batch=locked, path=clean_path(file.path), size_bytes=file.size_bytes, **rejected)
+        for file in files
+    ]
+    UploadedFile.objects.bulk_create(rows, batch_size=1000)
+    locked.pending_files.all().delete()
+    locked.files_to_come = 0
+    locked.save(update_fields=["files_to_come"])
+    return len(rows)
 
 
 def retry(batch: UploadBatch, reason_code: str = "", file: int | None = None) -> int:

@@ -97,17 +97,19 @@ def receive_rows(file: PendingFile) -> None:
         with transaction.atomic():
             if next(rows, None) is None:
                 break
-            if number < file.received_rows:
+            rest = PendingFile.objects.filter(pk=file.pk)
+            if number < file.received_rows or not rest.update(received_rows=number + 1):  # or cancelled
                 transaction.set_rollback(True)
-            else:
-                PendingFile.objects.filter(pk=file.pk).update(received_rows=number + 1)
     finish(file)
 
 
 def receive_folder(folder: PendingFile) -> None:
     """A folder of the server becomes a pending file for each file in it."""
+    listed = list_folder(folder)
     with transaction.atomic():
-        listed = list_folder(folder)
+        UploadBatch.objects.select_for_update().get(pk=folder.batch_id)
+        if not PendingFile.objects.filter(pk=folder.pk).exists():
+            return  # cancelled
         manifests = [file for file in listed if file.kind == PendingKind.MANIFEST]
         expect_files(folder.batch, [file for file in listed if file.kind == PendingKind.FILE])
         PendingFile.objects.bulk_create(manifests)

@@ -16,6 +16,7 @@ from ingest.labels import Manifest
 from ingest.ledger import NOT_IMPORTED, cancel, causes_of, pace_of, retry
 from ingest.models import (
     FileState,
+    Image,
     Modality,
     ModalityName,
     OrganClass,
@@ -110,6 +111,7 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
     is_open = batch.files_to_come > 0
     received = batch.pending_files.exclude(kind=PendingKind.MANIFEST).exclude(received_at=None)
     sent = received.count() if is_open else 0
+    coming = batch.pending_files.unreceived()
     return {
         "batch": batch,
         "states": states,
@@ -117,21 +119,28 @@ def ledger_context(batch: Any, state: str, cause: str, page_number: str) -> dict
         "causes": causes,
         "cause": cause,
         "retryable": sum(each.retryable for each in causes if each.state == FileState.REJECTED),
-        "pace": pace_of(batch, unfinished) if unfinished else None,
+        "pace": pace_of(batch, unfinished + batch.files_to_come * bool(batch.source)) if unfinished else None,
         "page": page,
         "done": batch.files_total - unfinished,
         "is_finished": not unfinished and not is_open,
         "is_sent_by_a_person": is_open and not batch.source,
+        "can_be_cancelled": counts[FileState.QUEUED] > 0 or (is_open and batch.source),
+        "is_listed": is_open and coming.filter(kind=PendingKind.FOLDER).exists(),
         "sent": sent,
         "announced": batch.files_to_come + sent,
-        **waiting_counts(),
+        **waiting_counts(batch),
         "quarantined": counts[FileState.QUARANTINED],
     }
 
 
-def waiting_counts() -> dict[str, int]:
-    """How many names wait for a decision."""
-    return {"undecided": undecided().count(), "undecided_modalities": undecided_modalities().count()}
+def waiting_counts(batch: UploadBatch | None = None) -> dict[str, int]:
+    """How many names wait for a decision; of a batch, those that its images came with."""
+    organs, modalities = undecided(), undecided_modalities()
+    if batch:
+        images = Image.objects.filter(uploaded_file__batch=batch).order_by()
+        organs = organs.filter(name__in=images.filter(organ=None).values("incoming_organ"))
+        modalities = modalities.filter(name__in=images.filter(modality=None).values("incoming_modality"))
+    return {"undecided": organs.count(), "undecided_modalities": modalities.count()}
 
 
 @require_POST

@@ -55,7 +55,7 @@ def rows_of(model: type[OrganClass] | type[Modality], field: str) -> list[ClassR
         ClassRow(
             each,
             numbers.get(each.pk, 0),
-            list(each.other_names.all()),
+            [name for name in each.other_names.all() if name.name != str(each)],
             list(present.filter(**{field: each.pk}).order_by("pk")[:SAMPLES]),
         )
         for each in model._default_manager.prefetch_related("other_names")

@@ -1,19 +1,26 @@
-"""Images that are nearly the same to the network, for curators to look at: re-encoded, cropped, annotated.
+"""Images that are nearly the same, for curators to look at: re-encoded, cropped a little, annotated.
 
-Every new embedding is compared with its nearest neighbours, as a search finds them; never all with all. What
-counts as nearly the same is fitted for each model version (search/fitting.py).
+The network proposes: every new embedding's nearest neighbours, as a search finds them; never all with all.
+The pictures decide (search/same_picture.py): no distance tells a re-encoded image from another patient's.
 """
 
+import logging
 import time
 
 import numpy as np
 from django.db.models import Q
+from numpy.typing import NDArray
+from PIL import UnidentifiedImageError
 
 from ingest.duplicates import pair
 from ingest.models import Image, Likeness
+from ingest.renditions import read_rendition
 from ml.models import ModelVersion
-from search.models import Embedding, VersionIndex, as_array
+from search.models import Embedding, VersionIndex
 from search.ranking import EXACT_SCAN_ROWS, projected_distance
+from search.same_picture import shows_the_same
+
+logger = logging.getLogger(__name__)
 
 NEIGHBOURS = 8  # looked at, of each image
 CHUNK = 50  # embeddings
@@ -28,7 +35,7 @@ def find_near_duplicates(seconds: float = WORK_SECONDS) -> bool:
     started = time.monotonic()
     version = ModelVersion.objects.active()
     index = VersionIndex.objects.filter(model_version=version).first()
-    if version is None or index is None or not index.near_duplicate:
+    if version is None or index is None:
         return False
     if is_large(index) and not index.has_ivfflat:
         return False  # it is being built
@@ -38,8 +45,8 @@ def find_near_duplicates(seconds: float = WORK_SECONDS) -> bool:
         if not embeddings:
             return False
         for embedding in embeddings:
-            for other in nearly_same_as(embedding, index):
-                pair(embedding.image_id, other, Likeness.NEAR)
+            if other := oldest_nearly_same(embedding, index):
+                pair(embedding.image_id, other.pk, Likeness.NEAR)
         index.duplicates_up_to = embeddings[-1].pk
         index.save(update_fields=["duplicates_up_to"])
     return True
@@ -50,10 +57,15 @@ def is_large(index: VersionIndex) -> bool:
     return index.images > EXACT_SCAN_ROWS
 
 
-def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[int]:
-    """Ids of images of other files and other series, of the nearest ones."""
+def oldest_nearly_same(embedding: Embedding, index: VersionIndex) -> Image | None:
+    """Of the nearest ones the oldest that shows the same picture, of other files, series and other pixels.
+
+    The oldest alone, and none of the same pixels: those are pairs already (ingest/duplicates.py).
+    """
     image = embedding.image
     own = Q(sha256=image.sha256)
+    if image.pixel_hash:
+        own |= Q(pixel_hash=image.pixel_hash)
     if image.series_key:
         own |= Q(series_key=image.series_key)
     described = Embedding.objects.for_version(embedding.model_version_id)
@@ -64,10 +76,18 @@ def nearly_same_as(embedding: Embedding, index: VersionIndex) -> list[int]:
         nearest = found.nearest_to(point, NEIGHBOURS, kept=index.images, indexed=index.indexed).ids
     else:
         nearest = list(found.order_by(projected_distance(point)).values_list("pk", flat=True)[:NEIGHBOURS])
-    rows = found.filter(pk__in=nearest).values_list("image", "projection")
-    projection = as_array(embedding.projection)
-    return [
-        other
-        for other, its in rows
-        if np.linalg.norm(as_array(its) - projection) < (index.near_duplicate or 0.0)
-    ]
+    shown = rendition_of(image)
+    for other in Image.objects.filter(embeddings__in=nearest).order_by("pk"):
+        its = rendition_of(other)
+        if shown is not None and its is not None and shows_the_same(shown, its):
+            return other
+    return None
+
+
+def rendition_of(image: Image) -> NDArray[np.uint8] | None:
+    """uint8 (256, 256); None where the file is missing or damaged, which is check_collection's to tell."""
+    try:
+        return read_rendition(image.rendition)
+    except (FileNotFoundError, UnidentifiedImageError) as error:
+        logger.warning("Image %s cannot be compared: %s", image.pk, type(error).__name__)
+        return None

@@ -118,6 +118,9 @@ def test_decisions_through_the_page(client_of: ClientOf, batch: UploadBatch) -> 
     bring_in(batch, "hirn", "heart", "liver", "misc")
     client = client_of("curator")
     assert "4 organ names wait for a decision" in client.get("/imports/").content.decode()
+    assert "4 organ names wait for a decision" in client.get(f"/imports/{batch.pk}/").content.decode()
+    other = open_batch("elsewhere", "folder", None)
+    assert "wait for a decision" not in client.get(f"/imports/{other.pk}/").content.decode()
     assert "4 organ names wait" in client.get(f"/imports/{batch.pk}/").content.decode()
 
     def post(**data: Any) -> str:

@@ -10,8 +10,8 @@ from django.test import Client
 from django.urls import reverse
 
 from ingest.importing import import_queued
-from ingest.models import Image, PendingFile, UploadBatch
-from ingest.pending import receive_pending
+from ingest.models import Image, PendingFile, PendingKind, UploadBatch
+from ingest.pending import receive, receive_pending
 from ingest.server_folders import FolderRefused, checked_folder
 from tests.factories import dicom_bytes, png_bytes, zip_bytes
 
@@ -45,6 +45,36 @@ def outcome(batch: UploadBatch) -> list[tuple[str, str, str]]:
     return sorted(batch.files.values_list("path", "state", "reason_code"))
 
 
+def test_cancelling_leaves_what_was_not_taken_in(client_of: ClientOf, root: Path) -> None:
+    for seed in range(3):
+        (root / "atlas" / "heart" / f"{seed}.png").write_bytes(png_bytes(seed=seed))
+    client = client_of("admin")
+    address = import_folder(client, root / "atlas").url
+    batch = UploadBatch.objects.get()
+    receive(PendingFile.objects.get().pk)  # lists the folder
+    receive(PendingFile.objects.filter(kind=PendingKind.FILE)[0].pk)
+    assert "2 files still to come, out of the folder" in client.get(address).content.decode()
+    page = client.post(address + "cancel/", follow=True).content.decode()
+    assert "Cancelled: 3 files will not be read." in page
+    assert "still to come" not in page
+    work()
+    assert {state for _path, state, _code in outcome(batch)} == {"rejected"}
+    assert [code for _path, _state, code in outcome(batch)] == ["cancelled"] * 3
+    assert list(batch.files.order_by("path").values_list("is_retryable", flat=True)).count(True) == 1
+    batch.refresh_from_db()
+    assert batch.is_finished
+    assert not Image.objects.exists()
+
+
+def test_cancelling_while_the_folder_is_listed(client_of: ClientOf, root: Path) -> None:
+    (root / "atlas" / "heart" / "a.png").write_bytes(png_bytes())
+    address = import_folder(client_of("admin"), root / "atlas").url
+    client_of("admin").post(address + "cancel/")
+    work()
+    batch = UploadBatch.objects.get()
+    assert (batch.is_finished, batch.files.count(), PendingFile.objects.count()) == (True, 0, 0)
+
+
 def test_folder_is_imported_and_left_as_it_is(
     client_of: ClientOf, root: Path, rung: Callable[[], set[str]]
 ) -> None:
@@ -65,7 +95,7 @@ def test_folder_is_imported_and_left_as_it_is(
     assert answer.url == reverse("ingest:batch_detail", args=[batch.pk])
     assert "ingest.import_queued_files" in rung()
     page = client.get(answer.url).content.decode()
-    assert "1 file still to come, out of the folder" in page
+    assert "What lies in the folder is being listed." in page
     assert "Go on sending" not in page
     work()
     assert outcome(batch) == [

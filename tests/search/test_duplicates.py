@@ -27,18 +27,18 @@ from ingest.models import (
 )
 from ingest.receiving import open_batch, receive_file
 from ml.models import ModelVersion
-from search import asking, likeness, tasks
+from search import asking, indexing, likeness, tasks
 from search.merging import MergeError, keep_apart, merge
 from search.models import Mark, Query, VersionIndex
 from tests.factories import (
     dicom_bytes,
-    make_bare_images,
     make_embeddings,
     make_image,
     make_pixels,
     make_user,
     png_bytes,
 )
+from tests.search.test_same_picture import phantom
 
 pytestmark = pytest.mark.django_db
 
@@ -178,16 +178,15 @@ def test_what_was_said_to_be_different_does_not_come_again(batch: UploadBatch) -
 
 @pytest.fixture
 def near(model_version: ModelVersion) -> list[Image]:
-    """Three far apart; the fourth and fifth nearly the same as the first, the fifth of its series."""
-    images = make_bare_images(5)
-    images[0].series_key = images[4].series_key = "series"
-    Image.objects.bulk_create(images)
+    """Three far apart; the fourth and fifth show the first one's picture, the fifth in its series."""
+    images = [make_image(series_key="series" * (number in (0, 4))) for number in range(5)]
+    Image.objects.filter(pk__in=[images[3].pk, images[4].pk]).update(rendition=images[0].rendition.name)
     fc1 = np.zeros((5, 4096), np.float32)
     fc1[[0, 1, 2], [0, 1, 2]] = 10
     fc1[3] = fc1[4] = fc1[0]
     fc1[3, 3] = fc1[4, 4] = 0.1
     make_embeddings(images, model_version, fc1)
-    VersionIndex.objects.create(model_version=model_version, images=5, near_duplicate=0.5)
+    VersionIndex.objects.create(model_version=model_version, images=5)
     return images
 
 
@@ -208,10 +207,45 @@ def test_only_new_embeddings_are_compared(near: list[Image], django_assert_num_q
         likeness.find_near_duplicates()
 
 
-def test_without_a_threshold_nothing_is_compared(near: list[Image]) -> None:
-    VersionIndex.objects.update(near_duplicate=None)
+def test_many_nearly_the_same_are_pairs_with_the_oldest(near: list[Image]) -> None:
+    Image.objects.update(rendition=near[0].rendition.name, series_key="")
+    assert likeness.find_near_duplicates() is False
+    oldest = near[0].pk
+    assert sorted(pairs()) == [(oldest, image.pk, "near") for image in near[1:]]
+
+
+def test_the_same_pixels_are_no_pair_again(near: list[Image]) -> None:
+    Image.objects.filter(pk__in=[near[0].pk, near[3].pk]).update(pixel_hash="0" * 64)
+    assert likeness.find_near_duplicates() is False
+    assert pairs() == [(near[3].pk, near[4].pk, "near")]
+
+
+def test_a_missing_file_leaves_its_image_out(near: list[Image]) -> None:
+    Image.objects.filter(pk=near[3].pk).update(rendition="renditions/gone.png")
     assert likeness.find_near_duplicates() is False
     assert pairs() == []
+
+
+def jpeg_bytes(picture: PillowImage.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=60)
+    return buffer.getvalue()
+
+
+def test_an_import_encoded_anew_is_found_and_another_patient_is_not(
+    batch: UploadBatch, model_version: ModelVersion
+) -> None:
+    """From the files to the page's pairs, with every step and a network between."""
+    ours, theirs = phantom(patient=0), phantom(patient=1)
+    first = bring_in(batch, "a.png", png_bytes(np.asarray(ours)))
+    other = bring_in(batch, "b.png", png_bytes(np.asarray(theirs)))
+    again = bring_in(batch, "c.jpg", jpeg_bytes(ours))
+    while indexing.index_next_batch():
+        pass
+    indexing.prepare_versions()
+    assert [row.state for row in (first, other, again)] == [FileState.IMPORTED] * 3
+    assert likeness.find_near_duplicates() is False
+    assert pairs() == [(first.images.get().pk, again.images.get().pk, "near")]
 
 
 def test_page_by_role(client_of: ClientOf) -> None:
