@@ -22,7 +22,8 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from ingest.dicom import capped_age, looks_like_dicom, parse_dicom
-from ingest.image_file import RejectedFile, Tags
+from ingest.image_file import NOT_AN_IMAGE, RejectedFile, Tags
+from ingest.pictures import format_of
 from ingest.pseudonyms import PLACEHOLDERS, keyed_hash, pseudonym_of
 from ingest.windowing import text_of
 
@@ -59,6 +60,7 @@ class Deidentified:
     content: bytes
     methods: tuple[str, ...]  # codes of CID 7050; none where nothing was to be done
     identifiers: tuple[str, ...] = ()  # texts that name the patient, to be kept out of paths
+    group: str = ""  # keyed hash of the patient, else of the study; empty where the file tells of neither
 
 
 def deidentify(content: bytes, *, is_masked: bool = False) -> Deidentified:
@@ -69,15 +71,17 @@ def deidentify(content: bytes, *, is_masked: bool = False) -> Deidentified:
     """
     methods = (CLEAN_PIXEL_DATA,) if is_masked else ()
     if not looks_like_dicom(content):
+        if not format_of(content):
+            raise RejectedFile(*NOT_AN_IMAGE)
         return Deidentified(content, methods)
     try:
         ds = parse_dicom(content, [])
-        identifiers = identifiers_of(ds)
+        identifiers, group = identifiers_of(ds), group_of(ds)
         pseudonym = pseudonym_of(text_of(ds, "PatientID"))
         Cleaning(identifiers, days_of(ds)).clean(ds)
         ds.PatientID = ds.PatientName = pseudonym
         note_methods(ds, methods := (*APPLIED, *methods))
-        return Deidentified(written(ds), methods, identifiers)
+        return Deidentified(written(ds), methods, identifiers, group)
     except RejectedFile:
         raise
     except Exception as error:  # malformed files come in many kinds
@@ -107,10 +111,14 @@ def tags_without_words(tags: Tags, words: tuple[str, ...]) -> Tags:
     return {key: value for key, value in tags.items() if without_words(str(value), words) == str(value)}
 
 
+def group_of(ds: Dataset) -> str:
+    """Keyed hash of the patient, else of the study."""
+    return pseudonym_of(text_of(ds, "PatientID")) or keyed_hash(text_of(ds, "StudyInstanceUID"))
+
+
 def days_of(ds: Dataset) -> int:
     """How many days the patient's dates move back: at least one."""
-    whose = pseudonym_of(text_of(ds, "PatientID")) or keyed_hash(text_of(ds, "StudyInstanceUID"))
-    return 1 + int(keyed_hash(f"days {whose}"), 16) % MOST_DAYS
+    return 1 + int(keyed_hash(f"days {group_of(ds)}"), 16) % MOST_DAYS
 
 
 @cache
