@@ -22,8 +22,8 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from ingest.dicom import capped_age, looks_like_dicom, parse_dicom
-from ingest.image_file import NOT_AN_IMAGE, RejectedFile, Tags
-from ingest.pictures import format_of
+from ingest.image_file import RejectedFile, Tags
+from ingest.picture_notes import without_notes
 from ingest.pseudonyms import PLACEHOLDERS, keyed_hash, pseudonym_of
 from ingest.windowing import text_of
 
@@ -64,16 +64,14 @@ class Deidentified:
 
 
 def deidentify(content: bytes, *, is_masked: bool = False) -> Deidentified:
-    """A DICOM file without what names its patient; a picture, which says nothing of one, as it is.
+    """A DICOM file without what names its patient; a picture without what is noted beside its pixels.
 
     Always the same bytes for the same file. Identifiers become keyed pseudonyms, alike in all files; dates
     move back by days that are the patient's own. Private attributes go. Raises RejectedFile.
     """
     methods = (CLEAN_PIXEL_DATA,) if is_masked else ()
     if not looks_like_dicom(content):
-        if not format_of(content):
-            raise RejectedFile(*NOT_AN_IMAGE)
-        return Deidentified(content, methods)
+        return Deidentified(without_notes(content), methods)
     try:
         ds = parse_dicom(content, [])
         identifiers, group = identifiers_of(ds), group_of(ds)

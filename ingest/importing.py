@@ -45,7 +45,13 @@ from ingest.quarantine import decision_on, hold, reason_to_hold
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
 from ingest.signals import images_imported
-from ingest.storing import delete_unused_original, preview_name, rendition_name, store_once
+from ingest.storing import (
+    delete_unused_original,
+    original_name,
+    preview_name,
+    rendition_name,
+    store_once,
+)
 from ingest.trying import try_out
 
 logger = logging.getLogger(__name__)
@@ -231,7 +237,7 @@ def finish_as_duplicate(row: UploadedFile, existing: ImageQuerySet) -> bool:
         modality = modality_meant(row.modality_code, makes=row.batch.makes_organs)
         existing.filter(modality=None).update(modality=modality, incoming_modality=row.modality_code)
     existing.filter(dataset__trashed_at__isnull=False).update(dataset=row.batch.dataset_id)
-    if first.deidentification:
+    if first.original.name != original_name(row.sha256):  # it is kept otherwise than it came
         tidy_duplicate(row, first)
     row.duplicate_of, row.reason_code = first, "duplicate"
     row.reason = f"The same bytes are already in the collection as image {first.pk}."

@@ -54,7 +54,7 @@ def tidy_duplicate(row: UploadedFile, image: Image) -> None:
         if CLEAN_PIXEL_DATA in image.deidentification:
             mask = QuarantinedFile.objects.filter(file=image.uploaded_file_id, decision=Decision.MASK).first()
         row.path = without_words(row.path, deidentify(content).identifiers)
-        is_lost = not default_storage.exists(str(image.original.name))
+        is_lost = image.sha256 == row.sha256 and not default_storage.exists(str(image.original.name))
         if is_lost and (mask or CLEAN_PIXEL_DATA not in image.deidentification):
             content = masked(content, mask.boxes) if mask else content
             name = store_kept(deidentify(content, is_masked=bool(mask)).content, row.sha256)
