@@ -45,9 +45,14 @@ def query_of_file(content: bytes, user: Asker, file_name: str = "") -> Query:
         query.status, query.error = QueryStatus.FAILED, rejected.sentence
         return query
     query.group_key = kept.group or digest[:LENGTH]
-    name = hashlib.sha256(kept.content).hexdigest()
-    query.upload = store_once(f"queries/{name[:2]}/{name}", kept.content, len(kept.content))
+    query.upload = store_once(query_file_name(kept.content), kept.content, len(kept.content))
     return query
+
+
+def query_file_name(content: bytes) -> str:
+    """Where a query's file is kept."""
+    digest = hashlib.sha256(content).hexdigest()
+    return f"queries/{digest[:2]}/{digest}"
 
 
 def ask_with_image(image: Image, user: Asker) -> Query:
