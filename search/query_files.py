@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from django.core.files.storage import default_storage
+from django.db import transaction
 from django.db.models import F, Value
 from django.db.models.functions import Concat, Substr
 
@@ -38,6 +39,7 @@ def deidentify_query_file(name: str, *, only_check: bool = False) -> Outcome:
         kept = b""
     if kept == content or only_check:
         return Outcome(clean=1) if kept == content else Outcome(done=1)
-    queries.update(upload=store_once(query_file_name(kept), kept, len(kept)) if kept else "")
-    default_storage.delete(name)
+    with transaction.atomic():  # stopped in between, the file is gone: nobody would look for it again
+        queries.update(upload=store_once(query_file_name(kept), kept, len(kept)) if kept else "")
+        default_storage.delete(name)
     return Outcome(done=1)
