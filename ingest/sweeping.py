@@ -1,6 +1,6 @@
 """What killed processes left in the storage: files as they came, of which nothing more is to be done.
 
-A worker commits what became of a file, and then deletes what came in; killed in between, it leaves that there.
+A worker commits what became of a file, and then deletes what came in; killed in between, it leaves it.
 Only what the ledger knows is taken away here. Files without a row may be all that is left of an import, where
 the database was restored from a backup: those are for check_collection, and whoever calls it.
 """
@@ -15,7 +15,7 @@ FOLDERS = ("originals", "quarantine")
 
 
 def sweep() -> int:
-    """Delete what no image and no row of the ledger needs, an hour after it came in; returns how many files."""
+    """Delete what no image and no row of the ledger needs, an hour after it came in; returns how many."""
     return sum(map(delete_orphan, left_behind()))
 
 
