@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
-from ingest.dicom import capped_age, looks_like_dicom, parse_dicom
+from ingest.dicom import capped_age, looks_like_dicom, parse_dicom, parse_start
 from ingest.image_file import RejectedFile, Tags
 from ingest.picture_notes import without_notes
 from ingest.pseudonyms import PLACEHOLDERS, keyed_hash, pseudonym_of
@@ -85,6 +85,16 @@ def deidentify(content: bytes, *, is_masked: bool = False) -> Deidentified:
     except Exception as error:  # malformed files come in many kinds
         sentence = "The file could not be de-identified, so it was not taken in."
         raise RejectedFile("not_deidentified", sentence) from error
+
+
+def identifiers_in(content: bytes) -> tuple[str, ...]:
+    """The words that name the patient in a DICOM file, be it an image or not; none where it is unreadable."""
+    if not looks_like_dicom(content):
+        return ()
+    try:
+        return identifiers_of(parse_start(content))
+    except Exception:  # malformed files come in many kinds
+        return ()
 
 
 def identifiers_of(ds: Dataset) -> tuple[str, ...]:

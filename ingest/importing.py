@@ -23,6 +23,7 @@ from ingest.keeping import (
     MISSING_BYTES,
     forget_incoming,
     kept_of,
+    path_kept,
     store_kept,
     stored_original,
     tidy_duplicate,
@@ -126,8 +127,10 @@ def import_file(row: UploadedFile) -> list[int]:
         with transaction.atomic():
             # Locked until it is finished: so a slow reader is told from a dead one.
             rows = held_by(row).select_for_update(no_key=True, of=("self",))
-            locked = rows.select_related("batch__dataset").first()
-            image_ids = read_and_store(locked) if locked else []
+            image_ids = []
+            if locked := rows.select_related("batch__dataset").first():
+                row = locked  # has the path that is to be told, as soon as the file was opened
+                image_ids = read_and_store(row)
         forget_incoming(row.sha256)
         return image_ids
     except LeftOut as left_out:
@@ -171,6 +174,7 @@ def reject(row: UploadedFile, code: str, sentence: str, state: str = FileState.R
     """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py). Not of a dry run."""
     is_dry_run = row.batch.is_dry_run
     held_by(row).update(
+        path=row.path,
         state=state,
         reason_code=code,
         reason=sentence[:500],
@@ -185,7 +189,9 @@ def read_and_store(row: UploadedFile) -> list[int]:
     """Make the images of a locked row, find that they exist, or hold the file back for a person's eye; of a
     dry run, only tell."""
     if row.batch.is_dry_run:
-        try_out(row, stored_original(row.sha256))
+        content = stored_original(row.sha256)
+        row.path = path_kept(row, content)
+        try_out(row, content)
         finish(row, FileState(row.state))
         return []
     existing = Image.objects.filter(sha256=row.sha256).order_by("frame_number")
@@ -193,12 +199,12 @@ def read_and_store(row: UploadedFile) -> list[int]:
     if finish_as_duplicate(row, existing) or finish_as_duplicate(row, Image.objects.filter(pk__in=merged)):
         return []
     content, decision = stored_original(row.sha256), decision_on(row)
+    row.path = path_kept(row, content)
     is_masked = decision is not None and decision.decision == Decision.MASK
     if decision and is_masked:
         content = masked(content, decision.boxes)
     image = read_image(content, row.batch.dataset.slice_rule)
     kept = kept_of(row, content, is_masked)
-    row.path = without_words(row.path, kept.identifiers)
     if decision is None and (why := reason_to_hold(row, content, image)):
         hold(row, image)
         row.reason_code, row.reason = why
