@@ -6,6 +6,7 @@ side is up. A picture without notes stays the same bytes.
 
 import re
 import struct
+import warnings
 from io import BytesIO
 from zlib import crc32
 
@@ -34,17 +35,23 @@ def without_notes(content: bytes) -> bytes:
     file_format = format_of(content)
     if not file_format:
         raise RejectedFile(*NOT_AN_IMAGE)
-    try:
-        if file_format == "TIFF":
-            return tiff_without_notes(content) or tiff_without_notes(written_anew(content))
-        if file_format == "BMP":
-            return bmp_without_notes(content)
-        kept = png_without_notes(content) if file_format == "PNG" else jpeg_without_notes(content)
-        return kept if kept == content else with_orientation(kept, file_format, orientation_of(content))
-    except RejectedFile:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise RejectedFile("damaged", "The picture is damaged or cut off.") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return kept_of_picture(content, file_format)
+        except RejectedFile:
+            raise
+        except Exception as error:  # Pillow's decoders raise many kinds
+            raise RejectedFile("damaged", "The picture is damaged or cut off.") from error
+
+
+def kept_of_picture(content: bytes, file_format: str) -> bytes:
+    if file_format == "TIFF":
+        return tiff_without_notes(content) or tiff_without_notes(written_anew(content))
+    if file_format == "BMP":
+        return bmp_without_notes(content)
+    kept = png_without_notes(content) if file_format == "PNG" else jpeg_without_notes(content)
+    return kept if kept == content else with_orientation(kept, file_format, orientation_of(content))
 
 
 def orientation_of(content: bytes) -> int:

@@ -33,7 +33,7 @@ def tiff_without_notes(content: bytes) -> bytes:
     """The same bytes where nothing would be left behind; none where the file is an odd one."""
     try:
         return Tiff(content).rewritten()
-    except (OddFile, struct.error, KeyError):
+    except (OddFile, struct.error, KeyError, ValueError):
         return b""
 
 

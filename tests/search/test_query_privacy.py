@@ -2,19 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
 import pydicom
 import pytest
 from django.core.files.storage import default_storage
 
 from ingest.importing import import_queued
 from ingest.models import Image
+from ingest.reading import read_image
 from ingest.receiving import open_batch, receive_file
 from ml.models import ModelVersion
 from search import answering, asking
 from search.models import Query, QueryStatus
+from search.pictures import pixels_of
 from search.retrieval import Scope, SearchOptions, search
 from tests.factories import png_bytes
 from tests.ingest.test_deidentifying import everything_stored, identified, words_left
+from tests.ingest.test_picture_notes import SECRET, noted_jpeg, noted_png, noted_tiff
 from tests.search.test_indexing import index_all
 
 
@@ -43,6 +47,16 @@ def test_nothing_identifying_is_stored_of_a_query(model_version: ModelVersion, m
     assert words_left(everything_stored(media_root)) == []
     with query.upload.open() as file:
         assert pydicom.dcmread(file).PatientID == query.group_key
+
+
+@pytest.mark.parametrize("content", [noted_jpeg(orientation=6), noted_png(), noted_tiff()])
+def test_nothing_noted_is_stored_of_a_query(
+    model_version: ModelVersion, media_root: Path, content: bytes
+) -> None:
+    query = asking.ask_with_file(content, None)
+    assert SECRET not in everything_stored(media_root)
+    answered(query)
+    assert np.array_equal(pixels_of(query), read_image(content).frames[0].pixels)
 
 
 def test_the_querys_own_patient_is_left_out(model_version: ModelVersion) -> None:
