@@ -228,6 +228,7 @@ CELERY_BEAT_SCHEDULE |= {
         ("search.probe_recall", 3600.0, 1800),
         ("search.find_near_duplicates", 300.0, 280),
         ("ingest.forget_rejected_files", 3600.0, 1800),
+        ("ingest.sweep_storage", 3600.0, 1800),
         ("ingest.empty_trash", 3600.0, 1800),
         ("ingest.forget_unfinished_uploads", 3600.0, 1800),
         ("ingest.look_at_watched_folders", 60.0, 50),

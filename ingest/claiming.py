@@ -94,6 +94,7 @@ def reject(row: UploadedFile, code: str, sentence: str, state: str = FileState.R
     """Its bytes are kept a while: what rejected it may be mended (see ingest/ledger.py). Not of a dry run."""
     is_dry_run = row.batch.is_dry_run
     held_by(row).update(
+        path=row.path,
         state=state,
         reason_code=code,
         reason=sentence[:500],

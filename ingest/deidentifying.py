@@ -21,8 +21,9 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
-from ingest.dicom import capped_age, looks_like_dicom, parse_dicom
+from ingest.dicom import capped_age, looks_like_dicom, parse_dicom, parse_start
 from ingest.image_file import RejectedFile, Tags
+from ingest.picture_notes import without_notes
 from ingest.pseudonyms import PLACEHOLDERS, keyed_hash, pseudonym_of
 from ingest.windowing import text_of
 
@@ -59,30 +60,41 @@ class Deidentified:
     content: bytes
     methods: tuple[str, ...]  # codes of CID 7050; none where nothing was to be done
     identifiers: tuple[str, ...] = ()  # texts that name the patient, to be kept out of paths
+    group: str = ""  # keyed hash of the patient, else of the study; empty where the file tells of neither
 
 
 def deidentify(content: bytes, *, is_masked: bool = False) -> Deidentified:
-    """A DICOM file without what names its patient; a picture, which says nothing of one, as it is.
+    """A DICOM file without what names its patient; a picture without what is noted beside its pixels.
 
     Always the same bytes for the same file. Identifiers become keyed pseudonyms, alike in all files; dates
     move back by days that are the patient's own. Private attributes go. Raises RejectedFile.
     """
     methods = (CLEAN_PIXEL_DATA,) if is_masked else ()
     if not looks_like_dicom(content):
-        return Deidentified(content, methods)
+        return Deidentified(without_notes(content), methods)
     try:
         ds = parse_dicom(content, [])
-        identifiers = identifiers_of(ds)
+        identifiers, group = identifiers_of(ds), group_of(ds)
         pseudonym = pseudonym_of(text_of(ds, "PatientID"))
         Cleaning(identifiers, days_of(ds)).clean(ds)
         ds.PatientID = ds.PatientName = pseudonym
         note_methods(ds, methods := (*APPLIED, *methods))
-        return Deidentified(written(ds), methods, identifiers)
+        return Deidentified(written(ds), methods, identifiers, group)
     except RejectedFile:
         raise
     except Exception as error:  # malformed files come in many kinds
         sentence = "The file could not be de-identified, so it was not taken in."
         raise RejectedFile("not_deidentified", sentence) from error
+
+
+def identifiers_in(content: bytes) -> tuple[str, ...]:
+    """The words that name the patient in a DICOM file, be it an image or not; none where it is unreadable."""
+    if not looks_like_dicom(content):
+        return ()
+    try:
+        return identifiers_of(parse_start(content))
+    except Exception:  # malformed files come in many kinds
+        return ()
 
 
 def identifiers_of(ds: Dataset) -> tuple[str, ...]:
@@ -107,10 +119,14 @@ def tags_without_words(tags: Tags, words: tuple[str, ...]) -> Tags:
     return {key: value for key, value in tags.items() if without_words(str(value), words) == str(value)}
 
 
+def group_of(ds: Dataset) -> str:
+    """Keyed hash of the patient, else of the study."""
+    return pseudonym_of(text_of(ds, "PatientID")) or keyed_hash(text_of(ds, "StudyInstanceUID"))
+
+
 def days_of(ds: Dataset) -> int:
     """How many days the patient's dates move back: at least one."""
-    whose = pseudonym_of(text_of(ds, "PatientID")) or keyed_hash(text_of(ds, "StudyInstanceUID"))
-    return 1 + int(keyed_hash(f"days {whose}"), 16) % MOST_DAYS
+    return 1 + int(keyed_hash(f"days {group_of(ds)}"), 16) % MOST_DAYS
 
 
 @cache

@@ -16,7 +16,7 @@ from pydicom import config, uid
 from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_dataset, read_preamble
+from pydicom.filereader import read_dataset, read_partial, read_preamble
 
 from ingest.burned_in import why_likely
 from ingest.colours import RETIRED, decode_retired
@@ -63,6 +63,7 @@ PERMITTED_TAGS = (
     "Units",
     "LossyImageCompression",
 )
+BODY_PART_EXAMINED = 0x00180015
 OLDEST_AGE_YEARS = 90  # older patients are few enough to be found again
 YEARS_OF_UNIT = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1}
 INFLATED_BYTES_ALWAYS_TAKEN = 64 * 2**20
@@ -185,6 +186,14 @@ def parse_dicom(content: bytes, assumptions: list[str]) -> Dataset:
             f"The transfer syntax was missing; {ds.file_meta.TransferSyntaxUID.name} was assumed."
         )
     return ds
+
+
+def parse_start(content: bytes) -> Dataset:
+    """The attributes up to BodyPartExamined, the patient's among them. Raises whatever pydicom does."""
+    if content[:4] == b"DICM":
+        content = bytes(128) + content
+    _refuse_inflation_bomb(content)
+    return read_partial(BytesIO(content), lambda tag, *_: bool(tag > BODY_PART_EXAMINED), force=True)
 
 
 def _refuse_inflation_bomb(content: bytes) -> None:

@@ -21,6 +21,9 @@ class RejectedFile(Exception):
         self.sentence = sentence
 
 
+NOT_AN_IMAGE = ("not_an_image", "This is not a DICOM file and not a PNG, JPEG, TIFF or BMP picture.")
+
+
 class LeftOut(RejectedFile):
     """A sound file that the data set does not want: a slice that its choice of slices passes over."""
 

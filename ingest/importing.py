@@ -8,6 +8,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from ingest.claiming import (
 from ingest.deidentifying import CLEAN_PIXEL_DATA, Deidentified, tags_without_words, without_words
 from ingest.duplicates import pair_same_pixels, pixel_hash
 from ingest.image_file import Frame, LeftOut, ReadImage, RejectedFile
-from ingest.keeping import kept_of, store_kept, stored_original, tidy_duplicate
+from ingest.keeping import kept_of, path_kept, store_kept, stored_original, tidy_duplicate
 from ingest.labels import modality_code, organ_of_body_part
 from ingest.masking import masked
 from ingest.models import (
@@ -48,7 +49,13 @@ from ingest.quarantine import decisions_on, hold, reason_to_hold
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
 from ingest.signals import images_imported
-from ingest.storing import delete_unused_originals, preview_name, rendition_name, store_once
+from ingest.storing import (
+    delete_unused_originals,
+    original_name,
+    preview_name,
+    rendition_name,
+    store_once,
+)
 from ingest.trying import try_out
 
 logger = logging.getLogger(__name__)
@@ -122,9 +129,9 @@ def import_file(row: UploadedFile, known: Known) -> list[int]:
         with transaction.atomic():
             return read_and_store(row, known) if lock(row) else []
     except LeftOut as left_out:
-        reject(row, left_out.code, left_out.sentence, FileState.LEFT_OUT)
+        turn_away(row, left_out.code, left_out.sentence, FileState.LEFT_OUT)
     except RejectedFile as rejected:
-        reject(row, rejected.code, rejected.sentence)
+        turn_away(row, rejected.code, rejected.sentence)
     except Exception as error:
         if is_trouble_of_the_machine(error):
             queue_again(row)
@@ -132,19 +139,25 @@ def import_file(row: UploadedFile, known: Known) -> list[int]:
         # Messages may quote the file; where it happened is enough.
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("File %s could not be imported: %s\n%s", row.pk, type(error).__name__, frames)
-        reject(
-            row,
-            "internal_error",
-            "This file could not be imported. The administrator finds the cause in the log.",
-        )
+        sentence = "This file could not be imported. The administrator finds the cause in the log."
+        turn_away(row, "internal_error", sentence)
     return []
+
+
+def turn_away(row: UploadedFile, code: str, sentence: str, state: str = FileState.REJECTED) -> None:
+    """Reject a file that was opened: its path loses the words by which it names the patient."""
+    with suppress(RejectedFile):
+        row.path = path_kept(row, stored_original(row.sha256))
+    reject(row, code, sentence, state)
 
 
 def read_and_store(row: UploadedFile, known: Known) -> list[int]:
     """Make the images of a locked row, find that they exist, or hold the file back for a person's eye; of a
     dry run, only tell."""
     if row.batch.is_dry_run:
-        try_out(row, stored_original(row.sha256))
+        content = stored_original(row.sha256)
+        row.path = path_kept(row, content)
+        try_out(row, content)
         finish(row, FileState(row.state))
         return []
     if row.sha256 in known.digests and finish_as_duplicate(row):
@@ -198,7 +211,7 @@ def finish_as_duplicate(row: UploadedFile) -> bool:
         modality = modality_meant(row.modality_code, makes=row.batch.makes_organs)
         existing.filter(modality=None).update(modality=modality, incoming_modality=row.modality_code)
     existing.filter(dataset__trashed_at__isnull=False).update(dataset=row.batch.dataset_id)
-    if first.deidentification:
+    if first.original.name != original_name(row.sha256):  # it is kept otherwise than it came
         tidy_duplicate(row, first)
     row.duplicate_of, row.reason_code = first, "duplicate"
     row.reason = f"The same bytes are already in the collection as image {first.pk}."

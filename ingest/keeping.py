@@ -5,7 +5,13 @@ from contextlib import suppress
 
 from django.core.files.storage import default_storage
 
-from ingest.deidentifying import CLEAN_PIXEL_DATA, Deidentified, deidentify, without_words
+from ingest.deidentifying import (
+    CLEAN_PIXEL_DATA,
+    Deidentified,
+    deidentify,
+    identifiers_in,
+    without_words,
+)
 from ingest.image_file import RejectedFile
 from ingest.masking import masked
 from ingest.models import Decision, Image, QuarantinedFile, UploadedFile
@@ -19,6 +25,13 @@ def kept_of(row: UploadedFile, content: bytes, is_masked: bool) -> Deidentified:
     if row.batch.dataset.keeps_identifiers:
         return Deidentified(content, (CLEAN_PIXEL_DATA,) if is_masked else ())
     return deidentify(content, is_masked=is_masked)
+
+
+def path_kept(row: UploadedFile, content: bytes) -> str:
+    """Where the file lay, without the words by which it names the patient; whatever becomes of it."""
+    if row.batch.dataset.keeps_identifiers:
+        return row.path
+    return without_words(row.path, identifiers_in(content))
 
 
 def store_kept(content: bytes, sha256: str) -> str:
@@ -47,8 +60,8 @@ def tidy_duplicate(row: UploadedFile, image: Image) -> None:
         content, mask = stored_original(row.sha256), None
         if CLEAN_PIXEL_DATA in image.deidentification:
             mask = QuarantinedFile.objects.filter(file=image.uploaded_file_id, decision=Decision.MASK).first()
-        row.path = without_words(row.path, deidentify(content).identifiers)
-        is_lost = not default_storage.exists(str(image.original.name))
+        row.path = without_words(row.path, identifiers_in(content))
+        is_lost = image.sha256 == row.sha256 and not default_storage.exists(str(image.original.name))
         if is_lost and (mask or CLEAN_PIXEL_DATA not in image.deidentification):
             content = masked(content, mask.boxes) if mask else content
             name = store_kept(deidentify(content, is_masked=bool(mask)).content, row.sha256)

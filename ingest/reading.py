@@ -3,7 +3,7 @@
 import logging
 
 from ingest.dicom import looks_like_dicom, read_dicom
-from ingest.image_file import Frame, ReadImage, RejectedFile
+from ingest.image_file import NOT_AN_IMAGE, Frame, ReadImage, RejectedFile
 from ingest.pictures import format_of, read_picture
 from ingest.slices import INFORMATIVE_SLICES, SliceRule
 
@@ -36,4 +36,4 @@ def read_image(
     except Exception as error:
         logger.warning("A file could not be read: %s", type(error).__name__)
         raise RejectedFile("damaged", "The file is damaged: its contents could not be decoded.") from error
-    raise RejectedFile("not_an_image", "This is not a DICOM file and not a PNG, JPEG, TIFF or BMP picture.")
+    raise RejectedFile(*NOT_AN_IMAGE)

@@ -7,6 +7,7 @@ from ingest.importing import import_queued
 from ingest.ledger import forget_rejected
 from ingest.models import FileState, UploadedFile
 from ingest.pending import forget_unfinished, receive_pending
+from ingest.sweeping import sweep
 from ingest.trash import empty_trash as empty
 from ingest.watching import look_at_all
 
@@ -26,6 +27,12 @@ def import_queued_files() -> None:
 def forget_rejected_files() -> None:
     """Delete the bytes of files that were rejected long ago."""
     forget_rejected()
+
+
+@shared_task(name="ingest.sweep_storage")
+def sweep_storage() -> None:
+    """Delete what killed processes left of files that are done with."""
+    sweep()
 
 
 @shared_task(name="ingest.empty_trash")

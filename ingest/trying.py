@@ -5,8 +5,8 @@ from functools import partial
 from django.db import transaction
 from django.db.models import Q
 
-from ingest.deidentifying import deidentify, without_words
 from ingest.image_file import ReadImage
+from ingest.keeping import kept_of
 from ingest.labels import modality_code, organ_of_body_part
 from ingest.models import FileState, Image, LabelSource, OrganClass, OrganName, UploadedFile
 from ingest.quarantine import reason_to_hold
@@ -36,8 +36,7 @@ def try_out(row: UploadedFile, content: bytes) -> None:
         if why := reason_to_hold(row, image):
             row.reason_code, sentence = why
             row.reason = f"It would wait in quarantine: {sentence}"[:500]
-        if not row.batch.dataset.keeps_identifiers:
-            row.path = without_words(row.path, deidentify(content).identifiers)
+        kept_of(row, content, is_masked=False)
 
 
 def tell(row: UploadedFile, image: ReadImage) -> None:

@@ -7,7 +7,10 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.db import transaction
 
 from ingest.bell import ring
+from ingest.deidentifying import deidentify
+from ingest.image_file import RejectedFile
 from ingest.models import Image
+from ingest.pseudonyms import LENGTH
 from ingest.storing import store_once
 from search.models import Mark, Query, QueryStatus
 from search.pictures import size_as_shown
@@ -30,10 +33,26 @@ def ask_with_file(content: bytes, user: Asker) -> Query:
 
 
 def query_of_file(content: bytes, user: Asker, file_name: str = "") -> Query:
+    """An unsaved query, its file stored as imports keep files: without what names the patient.
+
+    What cannot be de-identified, or is no image, has failed, and is not stored.
+    """
     digest = hashlib.sha256(content).hexdigest()
-    name = f"queries/{digest[:2]}/{digest}"
-    upload = store_once(name, content, len(content))
-    return Query(upload=upload, sha256=digest, created_by=account(user), file_name=file_name)
+    query = Query(sha256=digest, created_by=account(user), file_name=file_name)
+    try:
+        kept = deidentify(content)
+    except RejectedFile as rejected:
+        query.status, query.error = QueryStatus.FAILED, rejected.sentence
+        return query
+    query.group_key = kept.group or digest[:LENGTH]
+    query.upload = store_once(query_file_name(kept.content), kept.content, len(kept.content))
+    return query
+
+
+def query_file_name(content: bytes) -> str:
+    """Where a query's file is kept."""
+    digest = hashlib.sha256(content).hexdigest()
+    return f"queries/{digest[:2]}/{digest}"
 
 
 def ask_with_image(image: Image, user: Asker) -> Query:

@@ -29,7 +29,7 @@ def query_rendition(query: Query) -> NDArray[np.uint8]:
         return read_rendition(query.image.rendition)
     with query.upload.open() as file:
         image = read_image(file.read(), middle_frame_only=True)
-    query.group_key = group_key_of(image, query.sha256)
+    query.group_key = query.group_key or group_key_of(image, query.sha256)
     return store_pictures(query, image.frames[0].pixels, f"queries/{query.sha256[:2]}/{query.sha256}")
 
 

@@ -21,7 +21,7 @@ WITHOUT_DJANGO = [
     *("ml/baselines/handcrafted.py", "ml/baselines/relevant_blocks.py", "ml/baselines/autoregressive.py"),
     *("ingest/reading.py", "ingest/dicom.py", "ingest/decoders.py", "ingest/windowing.py"),
     *("ingest/pictures.py", "ingest/renditions.py", "ingest/image_file.py", "ingest/masking.py"),
-    *("ingest/slices.py", "ingest/burned_in.py"),
+    *("ingest/slices.py", "ingest/burned_in.py", "ingest/picture_notes.py", "ingest/tiff_notes.py"),
     *("ingest/mending.py", "ingest/functional_groups.py", "ingest/colours.py"),
 ]
 

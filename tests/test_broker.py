@@ -114,6 +114,7 @@ def test_every_kind_of_unfinished_work_is_looked_for() -> None:
         "ingest.forget_rejected_files",
         "ingest.forget_unfinished_uploads",
         "ingest.look_at_watched_folders",
+        "ingest.sweep_storage",
         "ingest.empty_trash",
     }
     seldom = {
@@ -121,6 +122,7 @@ def test_every_kind_of_unfinished_work_is_looked_for() -> None:
         "search.probe_recall",
         "ingest.forget_rejected_files",
         "ingest.forget_unfinished_uploads",
+        "ingest.sweep_storage",
         "ingest.empty_trash",
     }
     for name, entry in settings.CELERY_BEAT_SCHEDULE.items():

@@ -103,7 +103,7 @@ def test_there_is_none_of_what_is_no_result(
 ) -> None:
     client = client_of("clinician")
     unseen = factories.make_image(seed=77)
-    waiting = asking.ask_with_file(b"x", None)
+    waiting = asking.ask_with_file(factories.png_bytes(), None)
     assert client.get(page_of(asked, unseen)).status_code == 404
     assert client.get(page_of(waiting, collection[0])).status_code == 404
     assert client.get(f"/queries/{asked.pk}/why/999999/").status_code == 404

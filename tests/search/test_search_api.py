@@ -274,7 +274,7 @@ def test_a_failed_query_has_no_results_but_a_sentence(
 
 
 def test_waiting_is_bounded(client_of: ClientOf) -> None:
-    query = asking.ask_with_file(b"x", None)
+    query = asking.ask_with_file(factories.png_bytes(), None)
     client = client_of("clinician")
     assert client.get(f"{API}/queries/{query.pk}/?wait=0.1").json()["status"] == "waiting"
     assert client.get(f"{API}/queries/{query.pk}/?wait=11").status_code == 400

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ingest.catching_up import check_originals
 from ingest.checking import Finding, check_images, check_ledger, check_pixels, check_storage
 from ingest.models import Image
 from search.checking import check_embeddings
@@ -75,6 +76,7 @@ def check_with_progress(repair: bool, deep: bool) -> list[Finding]:
             repair, deep, lambda done, total: progress.update(task, completed=done, total=total)
         )
         findings += check_pixels(repair)
+        findings += check_originals()
         progress.update(task, description="Looking at the storage")
         findings += check_storage(repair)
         return findings + check_embeddings(repair)

@@ -141,11 +141,11 @@ def as_json_hits(found: ResultPage) -> list[Any]:
 
 
 def forget_files(query: Query) -> None:
-    """Delete the query's files, unless somebody else asked with the same bytes."""
-    if query.region or not Query.objects.filter(sha256=query.sha256).exists():
-        for field in (query.upload, query.preview, query.rendition):
-            if field:
-                default_storage.delete(str(field.name))
+    """Delete those of the query's files that no other query has."""
+    for name in ("upload", "preview", "rendition"):
+        file = getattr(query, name)
+        if file and not Query.objects.filter(**{name: file.name}).exists():
+            default_storage.delete(str(file.name))
 
 
 def show(console: Console, query: Query, found: ResultPage) -> None:
