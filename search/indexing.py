@@ -45,6 +45,12 @@ def images_missing(version: ModelVersion) -> Any:
     return Image.objects.filter(~Exists(described))
 
 
+def is_behind() -> bool:
+    """Whether more than a batch of images waits to be described."""
+    waiting = slice(BATCH_SIZE, BATCH_SIZE + 1)
+    return any(images_missing(version)[waiting].exists() for version in ModelVersion.objects.in_service())
+
+
 def index_next_batch() -> bool:
     """Describe up to BATCH_SIZE images per version in service; True while there may be more.
 

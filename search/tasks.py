@@ -86,8 +86,8 @@ def probe_recall() -> None:
 
 @shared_task(name="search.find_near_duplicates")
 def find_near_duplicates() -> None:
-    """Some seconds of it, then to the back of the queue."""
-    if likeness.find_near_duplicates():
+    """Some seconds of it, then to the back of the queue; not while many images wait to be searchable."""
+    if not indexing.is_behind() and likeness.find_near_duplicates():
         ring(find_near_duplicates)
 
 

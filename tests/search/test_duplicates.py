@@ -287,3 +287,15 @@ def test_pairs_are_answered_on_the_page(client_of: ClientOf, batch: UploadBatch)
     page_of_bytes = client.get("/imports/duplicates/?kind=bytes").content.decode()
     assert "twice.png" in page_of_bytes
     assert "No pair waits here." in client.get("/imports/duplicates/?kind=pixels").content.decode()
+
+
+def test_near_duplicates_wait_until_the_images_are_described(
+    near: list[Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "BATCH_SIZE", 2)
+    waiting = [make_image(seed=900 + n) for n in range(3)]
+    tasks.find_near_duplicates()
+    assert pairs() == []
+    waiting[0].delete()
+    tasks.find_near_duplicates()
+    assert pairs()
