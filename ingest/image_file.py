@@ -100,7 +100,8 @@ def stretch(
 def scale_to_bytes(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """Map low..high linearly to 0..255, clipping what lies outside."""
     scaled = values.astype(np.float32)
-    np.nan_to_num(scaled, copy=False)
+    if not np.isfinite(scaled.sum()):
+        np.nan_to_num(scaled, copy=False)
     scaled -= np.float32(low)  # in place: a frame of 100 million pixels is 400 MB here
     scaled *= np.float32(255.0 / (high - low))
     scaled += np.float32(0.5)

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Lock
 from typing import NamedTuple, Protocol
@@ -144,6 +145,18 @@ def _tell_of_fallback(reason: str) -> None:
     logger.warning("OpenVINO does not run here; PyTorch on the CPU takes its place. %s", reason)
 
 
+@dataclass
+class _Quiet:
+    """How many threads want quiet, and how many threads PyTorch had before."""
+
+    users: int = 0
+    before: int = 0
+    lock: Lock = field(default_factory=Lock)
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def quiet_beside(engine: Engine) -> Iterator[None]:
     """What is done before and after a network that has threads of its own is done on one thread.
@@ -154,12 +167,18 @@ def quiet_beside(engine: Engine) -> Iterator[None]:
     if engine.shares_threads:
         yield
         return
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    with _quiet.lock:
+        if not _quiet.users:
+            _quiet.before = torch.get_num_threads()
+            torch.set_num_threads(1)
+        _quiet.users += 1
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        with _quiet.lock:
+            _quiet.users -= 1
+            if not _quiet.users:
+                torch.set_num_threads(_quiet.before)
 
 
 def joined(parts: Sequence[Outputs]) -> Outputs:

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from django.conf import settings
@@ -14,10 +15,22 @@ from ml import workers
 from ml.inference import ImageDescriber
 from ml.models import ModelVersion
 
+_loading = Lock()
 
-@lru_cache(maxsize=3)
+
 def describer_for(version_id: int) -> ImageDescriber:
     """The describer of a model version, loaded once per process."""
+    with _loading:
+        return _describer_for(version_id)
+
+
+def forget_describers() -> None:
+    """Where numbers of versions begin anew."""
+    _describer_for.cache_clear()
+
+
+@lru_cache(maxsize=3)
+def _describer_for(version_id: int) -> ImageDescriber:
     version = ModelVersion.objects.get(pk=version_id)
     describer = ImageDescriber.from_checkpoint(checkpoint_dir(version), settings.ENGINE)
     describer.describe(np.zeros((1, RENDITION_SIZE, RENDITION_SIZE), np.uint8))  # the first one takes longer

@@ -27,7 +27,8 @@ class RenditionReader:
         for image in images:
             self._coming[image.pk] = self._take(image)
         for forgotten in list(self._coming)[:-MOST_AHEAD]:
-            self._coming.pop(forgotten).cancel()
+            if reading := self._coming.pop(forgotten, None):  # unless another thread came for it
+                reading.cancel()
 
     def _take(self, image: Image) -> Future[NDArray[np.uint8]]:
         begun = self._coming.pop(image.pk, None)

@@ -80,8 +80,8 @@ def client_of(db: None) -> Callable[[str | None], Client]:
 @pytest.fixture
 def model_version(db: None) -> Iterator[ModelVersion]:
     """An active version with a tiny, real, untrained network: brain and chest, CT and MR."""
-    from ml.serving import describer_for
+    from ml.serving import forget_describers
 
-    describer_for.cache_clear()
+    forget_describers()
     yield factories.make_model_version()
-    describer_for.cache_clear()
+    forget_describers()
