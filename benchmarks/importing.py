@@ -41,6 +41,7 @@ SLICES = 201
 FILES_PER_ARCHIVE = 250
 IDLE_SEARCHES = 60
 QUARTERS = 4
+PARTS = ("whole", "decoding", "network", "ranking", "rest")
 
 
 def main() -> None:
@@ -168,11 +169,11 @@ def whole_installation(place: Installation, options: argparse.Namespace, bare: f
     queries = pictures(options.folder, IDLE_SEARCHES)
     for path in queries[:10]:  # not measured: connections, caches
         ask(session, url, path)
-    idle = [ask(session, url, path)["whole"] for path in queries]
+    idle = [ask(session, url, path) for path in queries]
     archives = list(archives_of(options))  # made before the clock runs
     first = described(version)
     rates = Table("", "images/s", "of the bare network's", title=f"{options.files} files to searchable")
-    with Watched(place, lambda: ask(session, url, random.choice(queries))["whole"]) as watched:
+    with Watched(place, lambda: ask(session, url, random.choice(queries))) as watched:
         started = time.perf_counter()
         batch = session.post(url + "/api/v1/batches/", {"dataset": "benchmark"}).json()
         for archive in archives:
@@ -188,19 +189,26 @@ def whole_installation(place: Installation, options: argparse.Namespace, bare: f
     searchable = (described(version) - first) / seconds
     rates.add_row("sent, imported and searchable", f"{searchable:.1f}", f"{searchable / bare:.0%}")
     second = ModelVersion.objects.create(**checkpoint, **names_in(options), status=VersionStatus.TRAINED)
-    started = time.perf_counter()
     second.request_activation()
+    wait_for(lambda: described(second) > 0)  # not measured: loading the network
+    before, started = described(second), time.perf_counter()
     wait_for(lambda: described(second) == StoredImage.objects.count())
-    describing = described(second) / (time.perf_counter() - started)
+    describing = (described(second) - before) / (time.perf_counter() - started)
     rates.add_row("described under another version", f"{describing:.1f}", f"{describing / bare:.0%}")
     rates.add_row("peer: the bare network, in batches", f"{bare:.1f}", "")
     yield rates
-    searches = Table("searches by upload, ms: median / p95", "", title="Meanwhile")
-    searches.add_row("idle", median_p95(idle))
-    searches.add_row(f"during the import ({len(watched.milliseconds)})", median_p95(watched.milliseconds))
-    for quarter, megabytes in enumerate(watched.megabytes_by_quarter(), 1):
-        searches.add_row(f"memory of all processes, quarter {quarter} of the time", f"{megabytes:,.0f} MB")
+    searches = Table("", *PARTS, title="Searches by upload, ms: median / p95")
+    searches.add_row("idle", *parts_of(idle))
+    searches.add_row(f"during the import ({len(watched.searches)})", *parts_of(watched.searches))
     yield searches
+    memory = Table("quarter of the time", "MB at most", title="Memory of all processes")
+    for quarter, megabytes in enumerate(watched.megabytes_by_quarter(), 1):
+        memory.add_row(str(quarter), f"{megabytes:,.0f}")
+    yield memory
+
+
+def parts_of(searches: list[dict[str, float]]) -> list[str]:
+    return [median_p95([search[part] for search in searches]) for part in PARTS]
 
 
 def names_in(options: argparse.Namespace) -> dict[str, list[str]]:
@@ -243,8 +251,8 @@ class Watched:
     """Searches, one after the other with a second between, and the memory of an installation's processes."""
 
     place: Installation
-    search: Callable[[], float]
-    milliseconds: list[float] = field(default_factory=list)
+    search: Callable[[], dict[str, float]]
+    searches: list[dict[str, float]] = field(default_factory=list)
     megabytes: list[float] = field(default_factory=list)
     is_over: threading.Event = field(default_factory=threading.Event)
 
@@ -261,7 +269,7 @@ class Watched:
 
     def keep_searching(self) -> None:
         while not self.is_over.wait(1):
-            self.milliseconds.append(self.search())
+            self.searches.append(self.search())
 
     def weigh(self) -> None:
         """Memory of its own of each process: what is shared, PostgreSQL's buffers above all, counts once."""

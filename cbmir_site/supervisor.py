@@ -150,7 +150,7 @@ def default_services(host: str, port: int) -> list[Service]:
         Service(
             "inference", [*worker, "-Q", "inference", "-n", "inference@%h", "--pool", "threads", "-c", "1"]
         ),
-        Service("indexing", [*behind, "-Q", "indexing", "-n", "indexing@%h", "--pool", "threads", "-c", "2"]),
+        Service("indexing", [*behind, "-Q", "indexing", "-n", "indexing@%h", "--pool", "threads", "-c", "3"]),
         Service("ingest", [*behind, "-Q", "ingest", "-n", "ingest@%h", "-c", "1"]),
         Service("training", [*behind, "-Q", "training", "-n", "training@%h", "-c", "1"]),
         Service("upkeep", [*behind, "-Q", "upkeep", "-n", "upkeep@%h", "--pool", "threads", "-c", "1"]),

@@ -1,6 +1,7 @@
 """Telling a worker that there is work. The work itself is rows of the database."""
 
 import logging
+from functools import partial
 
 from celery import Task, current_app
 from django.db import transaction
@@ -14,12 +15,13 @@ def ring(task: Task | str, *args: object) -> None:
 
     A broker that is down loses nothing: the rows stay, and the schedule rings again.
     """
+    transaction.on_commit(partial(ring_now, task, *args))
+
+
+def ring_now(task: Task | str, *args: object) -> None:
+    """As `ring`, of work that was there before the current transaction."""
     name = task if isinstance(task, str) else str(task.name)
-
-    def send() -> None:
-        try:
-            current_app.send_task(name, args=args, retry=False)
-        except (OperationalError, ConnectionError):
-            logger.warning("The broker is down; %s waits for the next scheduled look.", name)
-
-    transaction.on_commit(send)
+    try:
+        current_app.send_task(name, args=args, retry=False)
+    except (OperationalError, ConnectionError):
+        logger.warning("The broker is down; %s waits for the next scheduled look.", name)

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from queue import SimpleQueue
 from threading import Lock
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -80,7 +81,12 @@ class OpenVinoEngine:
     batch_size = 32
     shares_threads = False
 
-    def __init__(self, network: OrganNetwork) -> None:
+    def __init__(self, network: OrganNetwork, calls_at_once: int = 1) -> None:
+        """`calls_at_once`: how many threads may calculate side by side, each on its share of the cores.
+
+        One is soonest done with all cores. Several that have other work between do more in all: none waits
+        for a core that another one has.
+        """
         # Importing OpenVINO tells its maker so, through this package. Nothing of a hospital leaves it.
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino as ov
@@ -92,16 +98,22 @@ class OpenVinoEngine:
         )
         core = ov.Core()
         in_bfloat16 = core.get_property("CPU", "INFERENCE_PRECISION_HINT") == ov.Type.bf16
-        # LATENCY gives all cores to one call; two calls at a time were slower, alone and in batches.
-        hints = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "bf16" if in_bfloat16 else "f32"}
+        sharing = {"PERFORMANCE_HINT": "LATENCY"} if calls_at_once == 1 else {"NUM_STREAMS": calls_at_once}
+        hints = {**sharing, "INFERENCE_PRECISION_HINT": "bf16" if in_bfloat16 else "f32"}
         self._model = core.compile_model(model, "CPU", hints)
         self.name = f"OpenVINO, CPU {'bfloat16' if in_bfloat16 else 'float32'}"
-        self._one_at_a_time = Lock()
+        self._free = SimpleQueue[Any]()
+        for _ in range(calls_at_once):
+            self._free.put(self._model.create_infer_request())
 
     def __call__(self, images: Tensor) -> Outputs:
-        with self._one_at_a_time:
+        request = self._free.get()
+        try:
             # Not shared: OpenVINO would write the next results into the same memory.
-            fc1, organs, *modalities = self._model(images.numpy(), share_outputs=False).values()
+            seen = request.infer(images.numpy(), share_inputs=True, share_outputs=False)
+        finally:
+            self._free.put(request)
+        fc1, organs, *modalities = seen.values()
         return Outputs(fc1, organs, modalities[0] if modalities else None)
 
 
@@ -116,22 +128,22 @@ class _WithoutNone(nn.Module):
         return tuple(t for t in self.network(x) if t is not None)
 
 
-def engine_for(network: OrganNetwork, choice: str = "auto") -> Engine:
+def engine_for(network: OrganNetwork, choice: str = "auto", calls_at_once: int = 1) -> Engine:
     """The engine of that name (openvino, torch, cuda); by itself CUDA, else OpenVINO, else PyTorch on CPU.
 
-    Raises ValueError when the choice cannot be had on this machine.
+    `calls_at_once`: see OpenVinoEngine. Raises ValueError when the choice cannot be had on this machine.
     """
     if choice == "cuda" or (choice == "auto" and torch.cuda.is_available()):
         return TorchEngine(network, "cuda")
     if choice == "torch":
         return TorchEngine(network, "cpu")
-    return cpu_engine(network, fall_back=choice == "auto")
+    return cpu_engine(network, fall_back=choice == "auto", calls_at_once=calls_at_once)
 
 
-def cpu_engine(network: OrganNetwork, fall_back: bool = True) -> Engine:
+def cpu_engine(network: OrganNetwork, fall_back: bool = True, calls_at_once: int = 1) -> Engine:
     """OpenVINO; PyTorch where it does not run."""
     try:
-        return OpenVinoEngine(network)
+        return OpenVinoEngine(network, calls_at_once)
     except Exception as error:  # whatever is missing, a library or an instruction: they share no class
         if not fall_back:
             raise ValueError(f"OpenVINO does not run here: {error}") from error

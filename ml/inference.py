@@ -40,10 +40,10 @@ class ImageDescriber:
         self._keeps_remainder = checkpoint.projection.keeps_remainder
 
     @classmethod
-    def from_checkpoint(cls, folder: Path, engine: str = "auto") -> "ImageDescriber":
+    def from_checkpoint(cls, folder: Path, engine: str = "auto", calls_at_once: int = 1) -> "ImageDescriber":
         """Raises CheckpointError, or ValueError when the engine cannot be had here."""
         checkpoint = load_checkpoint(folder)
-        return cls(checkpoint, engine_for(checkpoint.network, engine))
+        return cls(checkpoint, engine_for(checkpoint.network, engine, calls_at_once))
 
     def describe(self, renditions: NDArray[np.uint8]) -> Description:
         """Describe uint8 (N, 256, 256) renditions, N >= 1, in batches."""

@@ -15,6 +15,7 @@ from ml import workers
 from ml.inference import ImageDescriber
 from ml.models import ModelVersion
 
+calls_at_once = 1  # of each network: how many threads calculate side by side; workers may set it
 _loading = Lock()
 
 
@@ -32,7 +33,7 @@ def forget_describers() -> None:
 @lru_cache(maxsize=3)
 def _describer_for(version_id: int) -> ImageDescriber:
     version = ModelVersion.objects.get(pk=version_id)
-    describer = ImageDescriber.from_checkpoint(checkpoint_dir(version), settings.ENGINE)
+    describer = ImageDescriber.from_checkpoint(checkpoint_dir(version), settings.ENGINE, calls_at_once)
     describer.describe(np.zeros((1, RENDITION_SIZE, RENDITION_SIZE), np.uint8))  # the first one takes longer
     workers.engine_in_use = describer.engine.name
     return describer

@@ -1,9 +1,10 @@
 """Describing the collection's images for the model versions in service; making a version ready to serve."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import numpy as np
 from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 from django.utils import timezone
@@ -11,13 +12,13 @@ from django.utils import timezone
 from ingest.bell import ring
 from ingest.models import Image, Modality, OrganClass
 from ingest.naming import current_modalities, current_organs
+from ingest.renditions import read_rendition
 from ml.locks import is_locked, locked
 from ml.models import ModelVersion, VersionStatus
 from ml.outputs import by_class
 from search import fitting, ivfflat
 from search.models import Embedding, VersionIndex
 from search.ranking import Halves
-from search.reading_ahead import RenditionReader
 
 Row = TypeVar("Row", OrganClass, Modality)
 
@@ -27,7 +28,7 @@ IN_ORDER, PREPARING = (17_03, 1), (17_03, 2)  # keys of advisory locks
 NOT_BUILT = (
     "The search index could not be built. It is tried again; the administrator finds the cause in the log."
 )
-reader = RenditionReader()
+_began_at: dict[int, int] = {}  # by version: the first image of the last batch of this process
 
 
 class InServiceError(Exception):
@@ -51,26 +52,41 @@ def is_behind() -> bool:
     return any(images_missing(version)[waiting].exists() for version in ModelVersion.objects.in_service())
 
 
-def index_next_batch() -> bool:
+def index_next_batch(on_more: Callable[[], None] = lambda: None) -> bool:
     """Describe up to BATCH_SIZE images per version in service; True while there may be more.
 
-    The images are locked while they are described: workers share the work, and a killed one loses nothing.
-    A version that has described them all and waits to serve is switched to.
+    `on_more` is called before, as soon as that is known: others may begin with the next ones. The images are
+    locked while they are described: workers share the work, and a killed one loses nothing. A version that
+    has described them all and waits to serve is switched to.
     """
     more = False
     for version in ModelVersion.objects.in_service():
         with transaction.atomic():
-            missing = images_missing(version).select_for_update(skip_locked=True, no_key=True, of=("self",))
-            images = list(missing[: 2 * BATCH_SIZE])  # the second half is for the next call: others leave it
+            images = next_missing(version)
+            if len(images) == BATCH_SIZE and not more:
+                more = True
+                on_more()
             if images:
-                embeddings = describe_images(images[:BATCH_SIZE], version)
-                # Not before: the network takes all cores, the database leaves some of them.
-                reader.read_ahead(images[BATCH_SIZE:])
-                store_in_order(embeddings)
-        more = more or len(images) > BATCH_SIZE
-        if len(images) <= BATCH_SIZE and not is_locked(PREPARING) and needs_preparing(version):
+                store_in_order(describe_images(images, version))
+        later = images_missing(version).filter(pk__gt=images[-1].pk if images else 0)
+        if not later.exists() and not is_locked(PREPARING) and needs_preparing(version):
             ring("search.prepare_versions")
     return more
+
+
+def next_missing(version: ModelVersion) -> list[Image]:
+    """Up to BATCH_SIZE images that nobody describes just now, locked, in the order in which they came.
+
+    From where the last batch began: those before are looked at when few others are left, not for every batch.
+    """
+    missing = images_missing(version).select_for_update(skip_locked=True, no_key=True, of=("self",))
+    begin = _began_at.pop(version.pk, 0)
+    images = list(missing.filter(pk__gte=begin).order_by("pk")[:BATCH_SIZE])
+    if begin and len(images) < BATCH_SIZE:
+        images = list(missing.order_by("pk")[:BATCH_SIZE])
+    if images:
+        _began_at[version.pk] = images[0].pk
+    return images
 
 
 def store_in_order(embeddings: list[Embedding]) -> None:
@@ -173,7 +189,7 @@ def describe_images(images: list[Image], version: ModelVersion) -> list[Embeddin
     """Unsaved embeddings of these images, in their order."""
     from ml.serving import describer_for
 
-    seen = describer_for(version.pk).describe(reader.read(images))
+    seen = describer_for(version.pk).describe(np.stack([read_rendition(image.rendition) for image in images]))
     names, organ_probabilities = by_class(current_organs(version.organs), seen.organ_probabilities)
     organs = rows_named(OrganClass, "name", names)
     organ_index = organ_probabilities.argmax(axis=1)

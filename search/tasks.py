@@ -1,11 +1,13 @@
 """What the inference, indexing and upkeep workers do. Who answers queries does nothing else."""
 
 import logging
+from functools import partial
+from typing import Any
 
 from celery import Task, shared_task
 from celery.signals import heartbeat_sent, worker_ready
 
-from ingest.bell import ring
+from ingest.bell import ring, ring_now
 from ml.models import ModelVersion
 from ml.workers import tell_engine
 from search import answering, explaining, indexing, ivfflat, likeness, probing
@@ -44,9 +46,8 @@ def explain(explanation_id: int) -> None:
 
 @shared_task(name="search.index_images")
 def index_images() -> None:
-    """One batch, then to the back of the queue."""
-    if indexing.index_next_batch():
-        ring(index_images)
+    """One batch; where there are more, another thread or worker begins with the next one meanwhile."""
+    indexing.index_next_batch(on_more=partial(ring_now, index_images))
 
 
 @shared_task(name="search.prepare_versions")
@@ -92,10 +93,9 @@ def find_near_duplicates() -> None:
 
 
 @worker_ready.connect
-def warm_up(sender: object, **_: object) -> None:
+def warm_up(sender: Any, **_: object) -> None:
     """Load the active network before the first query comes, and look for what was left undone."""
-    app = getattr(sender, "app", None)
-    queues = app.amqp.queues.consume_from if app else ()
+    queues = sender.app.amqp.queues.consume_from
     if "inference" not in queues:  # of no interest to those who wait for an answer
         heartbeat_sent.disconnect(tell_engine)
     else:
@@ -105,4 +105,8 @@ def warm_up(sender: object, **_: object) -> None:
             describer_for(version.pk)
         ring(answer_waiting_queries)
     if "indexing" in queues:
+        from ml import serving
+
+        # One thread reads and writes while the others calculate.
+        serving.calls_at_once = max(1, sender.controller.concurrency - 1)
         ring(index_images)

@@ -34,6 +34,34 @@ def test_every_image_is_described_once(model_version: ModelVersion, monkeypatch:
     assert 0.5 <= embedding.organ_probability <= 1
 
 
+def test_others_begin_with_the_next_batch_before_this_one_is_described(
+    model_version: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "BATCH_SIZE", 2)
+    make_model_version(VersionStatus.PREPARING, seed=1)
+    for _ in range(3):
+        make_image()
+    described: list[int] = []
+    for _ in range(2):
+        indexing.index_next_batch(on_more=lambda: described.append(Embedding.objects.count()))
+    assert described == [0]
+    assert Embedding.objects.count() == 6
+
+
+def test_image_that_was_left_behind_is_described_in_the_end(
+    model_version: ModelVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose describer was killed, or that was committed after later ones."""
+    monkeypatch.setattr(indexing, "BATCH_SIZE", 2)
+    images = [make_image() for _ in range(4)]
+    index_all()
+    Embedding.objects.filter(image=images[0]).delete()
+    late = [make_image() for _ in range(3)]
+    monkeypatch.setitem(indexing._began_at, model_version.pk, images[2].pk)
+    index_all()
+    assert set(Embedding.objects.values_list("image", flat=True)) == {image.pk for image in images + late}
+
+
 def test_prepared_version_is_switched_to_when_its_index_is_complete(model_version: ModelVersion) -> None:
     image = make_image()
     index_all()
