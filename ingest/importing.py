@@ -86,9 +86,9 @@ def import_claimed(rows: list[UploadedFile]) -> None:
     finally:
         for row in waiting:
             queue_again(row)
+        announce(image_ids)
         # What came in goes, unless it is what is kept, or is still waited for.
         delete_unused_originals({row.sha256 for row in rows})
-        announce(image_ids)
 
 
 @dataclass
