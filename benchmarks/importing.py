@@ -21,6 +21,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -136,14 +137,16 @@ def database_seconds() -> float:
 
 
 def rate_of_bare_network(checkpoint: Path) -> float:
-    """Images per second of the engine alone, on batches that are ready."""
+    """Images per second of the engine alone, on batches that are ready, two calls at a time."""
     from ml.checkpoint import load_checkpoint
     from ml.engines import engine_for
 
     loaded = load_checkpoint(checkpoint)
-    engine = engine_for(loaded.network, "auto")
+    engine = engine_for(loaded.network, "auto", calls_at_once=2)
     batch = loaded.preprocessing(np.zeros((engine.batch_size, 256, 256), np.uint8))
-    return 1000 * engine.batch_size / statistics.median(measured(lambda: engine(batch), 20))
+    with ThreadPoolExecutor(2) as pool:
+        both = measured(lambda: list(pool.map(engine, [batch, batch])), 20)
+    return 1000 * 2 * engine.batch_size / statistics.median(both)
 
 
 def whole_installation(place: Installation, options: argparse.Namespace, bare: float) -> Iterator[Table]:
