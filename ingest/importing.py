@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from ingest.claiming import (
     claim_files,
+    held_by,
     is_trouble_of_the_machine,
     lock,
     queue_again,
@@ -110,7 +111,9 @@ class Known:
     def meaning(self, meant: Callable[..., Row | None], name: str, *, makes: bool) -> Row | None:
         """As `meant` says; asked once where it is something, and nothing that was made is rolled back."""
         key = (meant, name, makes)
-        if found := self.meanings.get(key) or meant(name, makes=makes):
+        if key in self.meanings:
+            return self.meanings[key]  # type: ignore[no-any-return]
+        if found := meant(name, makes=makes):
             transaction.on_commit(partial(self.meanings.__setitem__, key, found))
         return found
 
@@ -136,6 +139,10 @@ def import_file(row: UploadedFile, known: Known) -> list[int]:
         if is_trouble_of_the_machine(error):
             queue_again(row)
             raise
+        if isinstance(error, IntegrityError) and known.meanings:  # a class known here was merged meanwhile
+            known.meanings.clear()
+            held_by(row).update(state=FileState.QUEUED)  # the attempt counts: it is claimed alone next
+            return []
         # Messages may quote the file; where it happened is enough.
         frames = "".join(traceback.format_tb(error.__traceback__))
         logger.error("File %s could not be imported: %s\n%s", row.pk, type(error).__name__, frames)

@@ -215,6 +215,22 @@ def test_name_decided_on_between_two_files_labels_the_second(batch: UploadBatch)
     assert set(Image.objects.values_list("organ__name", flat=True)) == {"heart"}
 
 
+@pytest.mark.django_db(transaction=True)
+def test_class_that_goes_between_two_files_costs_none_of_them() -> None:
+    batch = open_batch("ward", "folder", None, makes_organs=True)
+    for n in range(2):
+        receive_file(batch, f"{n}.png", png_bytes(seed=n), Claims(organ_name="heart"))
+    rows = claim_files()
+    known = Known.of(rows)
+    import_file(rows[0], known)
+    Image.objects.update(organ=None)
+    OrganClass.objects.all().delete()
+    import_file(rows[1], known)
+    assert set(batch.files.values_list("state", "attempts")) == {("imported", 1), ("queued", 1)}
+    import_queued()
+    assert set(batch.files.values_list("state", flat=True)) == {"imported"}
+
+
 def test_late_reader_leaves_a_row_that_was_taken_over(batch: UploadBatch) -> None:
     receive_file(batch, "a.png", png_bytes())
     slow = claim_one()
