@@ -18,7 +18,7 @@ from typing import IO, Any, NoReturn
 
 from django.conf import settings
 
-from ingest.dicom import looks_like_dicom
+from ingest.dicom_parsing import looks_like_dicom
 from ingest.image_file import RejectedFile
 from ingest.labels import clean_path, has_archive_name, is_noise
 from ingest.pictures import format_of

@@ -21,7 +21,8 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
-from ingest.dicom import capped_age, looks_like_dicom, parse_dicom, parse_start
+from ingest.dicom import capped_age
+from ingest.dicom_parsing import looks_like_dicom, parse_dicom, parse_start
 from ingest.image_file import RejectedFile, Tags
 from ingest.picture_notes import without_notes
 from ingest.pseudonyms import PLACEHOLDERS, keyed_hash, pseudonym_of

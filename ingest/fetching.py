@@ -22,7 +22,7 @@ from django.db import transaction
 from django.db.models import Count
 from pydicom.errors import InvalidDicomError
 
-from ingest.dicom import looks_like_dicom
+from ingest.dicom_parsing import looks_like_dicom
 from ingest.folders import CHUNK_FILES, files_under, import_rest
 from ingest.image_file import RejectedFile
 from ingest.labels import Claims, ManifestError, clean_path

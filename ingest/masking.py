@@ -12,7 +12,8 @@ from PIL import Image, ImageOps
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from ingest.dicom import decode_frame, looks_like_dicom, parse_dicom
+from ingest.dicom import decode_frame
+from ingest.dicom_parsing import looks_like_dicom, parse_dicom
 from ingest.image_file import MAX_BYTES, RejectedFile
 from ingest.mending import mend, number_of_frames
 from ingest.pictures import format_of

@@ -2,7 +2,8 @@
 
 import logging
 
-from ingest.dicom import looks_like_dicom, read_dicom
+from ingest.dicom import read_dicom
+from ingest.dicom_parsing import looks_like_dicom
 from ingest.image_file import NOT_AN_IMAGE, Frame, ReadImage, RejectedFile
 from ingest.pictures import format_of, read_picture
 from ingest.slices import INFORMATIVE_SLICES, SliceRule

@@ -16,7 +16,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from ingest.archives import Allowance, inflated, is_archive, start_of, unpacked
-from ingest.dicom import looks_like_dicomdir
+from ingest.dicom_parsing import looks_like_dicomdir
 from ingest.image_file import RejectedFile
 from ingest.labels import (
     MANIFEST_BYTES,

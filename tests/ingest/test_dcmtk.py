@@ -21,7 +21,8 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from ingest.decoders import JPEG, JPEG_LOSSLESS, JPEG_LS
-from ingest.dicom import decode_frame, parse_dicom
+from ingest.dicom import decode_frame
+from ingest.dicom_parsing import parse_dicom
 from ingest.image_file import RejectedFile
 from ingest.mending import mend, number_of_frames
 from ingest.reading import read_image

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from ingest.dicom import looks_like_dicomdir
+from ingest.dicom_parsing import looks_like_dicomdir
 from ingest.models import Image, UploadBatch
 from tests.factories import dicom_bytes, dicomdir_bytes, png_bytes, tar_bytes, zip_bytes
 
