@@ -9,15 +9,16 @@ from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
-from django.db.models import Count
+from django.db import transaction
+from django.db.models import Count, Prefetch
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.text import slugify
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from ingest.datasets import export, parts_of, split_by_group, splits_of
+from ingest.datasets import empty_datasets, export, parts_of, split_by_group, splits_of
 from ingest.forms import ColumnsForm
-from ingest.models import Dataset, DatasetVersion, FileState, UploadedFile
+from ingest.models import Dataset, DatasetVersion, FileState, UploadBatch, UploadedFile
 from ingest.trash import put_into_trash, restore
 from ingest.versions import export_version, freeze
 
@@ -52,9 +53,13 @@ class SplitForm(forms.Form):
 @permission_required("ingest.view_dataset", raise_exception=True)
 def dataset_list(request: HttpRequest) -> HttpResponse:
     datasets = Dataset.objects.annotate(image_count=Count("images")).order_by("name")
+    imports = Prefetch("batches", UploadBatch.objects.with_counts())
+    empty = list(empty_datasets().order_by("name").prefetch_related(imports))
+    filled = datasets.present().exclude(pk__in=[each.pk for each in empty])
     days = timedelta(days=settings.TRASH_DAYS)
     trashed = [(each, each.trashed_at + days) for each in datasets.trashed() if each.trashed_at]
-    return render(request, "ingest/dataset_list.html", {"datasets": datasets.present(), "trashed": trashed})
+    context = {"datasets": filled, "empty": empty, "trashed": trashed}
+    return render(request, "ingest/dataset_list.html", context)
 
 
 @require_http_methods(["GET", "POST"])
@@ -167,8 +172,13 @@ def version_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
 @login_required
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_trash(request: HttpRequest, pk: int) -> HttpResponse:
-    dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
-    put_into_trash(dataset, request.user)
+    """Posted with `empty`, only a data set that still is."""
+    with transaction.atomic():
+        dataset = get_object_or_404(Dataset.objects.present().select_for_update(), pk=pk)
+        if "empty" in request.POST and not empty_datasets().filter(pk=pk).exists():
+            messages.warning(request, f"{dataset} is no longer empty, so it stays.")
+            return redirect("ingest:dataset_list")
+        put_into_trash(dataset, request.user)
     messages.success(request, f"{dataset} is in the trash, and in no search any more.")
     return redirect("ingest:dataset_list")
 
