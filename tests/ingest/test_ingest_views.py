@@ -45,6 +45,14 @@ def test_pages_by_role(client_of: ClientOf, batch: UploadBatch) -> None:
         assert [client.get(page).status_code for page in pages] == [expected] * 3, role
 
 
+def test_pages_lead_back_to_imports(client_of: ClientOf, batch: UploadBatch) -> None:
+    client = client_of("curator")
+    names = ["batch_create", "names", "quarantine", "dataset_list"]
+    for page in (*map("ingest:{}".format, names), "curation:classes", "curation:duplicates"):
+        shown = client.get(reverse(page)).content.decode()
+        assert '<p class="muted"><a href="/imports/">Imports</a>' in shown, page
+
+
 def test_upload_by_the_wrong_role_brings_nothing_in(client_of: ClientOf) -> None:
     for role, expected in {"clinician": 403, "nobody": 403, None: 302}.items():
         data = {"dataset": "ward", "label_source": "dicom", "loose_files": [posted("a.png", png_bytes())]}
