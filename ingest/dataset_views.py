@@ -1,7 +1,6 @@
 """The curators' pages of data sets."""
 
 import logging
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,14 +12,13 @@ from django.db import transaction
 from django.db.models import Count, Prefetch
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.text import slugify
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from ingest.datasets import empty_datasets, export, parts_of, split_by_group, splits_of
+from ingest.datasets import empty_datasets, export, parts_of, split_by_group, splits_of, zip_response
 from ingest.forms import ColumnsForm
 from ingest.models import Dataset, DatasetVersion, FileState, UploadBatch, UploadedFile
 from ingest.trash import put_into_trash, restore
-from ingest.versions import export_version, freeze
+from ingest.versions import VersionError, export_version, freeze_as
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +138,7 @@ def dataset_slices(request: HttpRequest, pk: int) -> HttpResponse:
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
     dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
-    return zip_response(export(dataset), slugify(dataset.name) or f"dataset-{dataset.pk}")
+    return zip_response(export(dataset), dataset.name)
 
 
 @require_POST
@@ -148,12 +146,13 @@ def dataset_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_freeze(request: HttpRequest, pk: int) -> HttpResponse:
     dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
-    name = request.POST.get("name", "").strip()
-    if not name or dataset.versions.filter(name=name).exists():
-        messages.warning(request, "Give the version a name that no other version of it has.")
+    last = dataset.versions.first()
+    try:
+        version = freeze_as(dataset, request.POST.get("name", ""), request.user)
+    except VersionError as error:
+        messages.warning(request, str(error))
         return redirect("ingest:dataset_detail", pk)
-    version = freeze(dataset, name, request.user)
-    if version.name == name:
+    if version != last:
         messages.success(request, f"Frozen as “{version.name}”: {version.images:,} images.")
     else:
         messages.info(request, f"Nothing has changed since the version “{version.name}”.")
@@ -165,7 +164,7 @@ def dataset_freeze(request: HttpRequest, pk: int) -> HttpResponse:
 @permission_required("ingest.change_dataset", raise_exception=True)
 def version_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
     version = get_object_or_404(DatasetVersion, pk=pk)
-    return zip_response(export_version(version), slugify(str(version)) or f"version-{version.pk}")
+    return zip_response(export_version(version), str(version))
 
 
 @require_POST
@@ -191,11 +190,3 @@ def dataset_restore(request: HttpRequest, pk: int) -> HttpResponse:
     restore(dataset)
     messages.success(request, f"{dataset} is back.")
     return redirect("ingest:dataset_list")
-
-
-def zip_response(pieces: Iterator[bytes], name: str) -> StreamingHttpResponse:
-    return StreamingHttpResponse(
-        pieces,
-        content_type="application/zip",
-        headers={"Content-Disposition": f'attachment; filename="{name}.zip"'},
-    )

@@ -10,7 +10,9 @@ from io import StringIO
 
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import Count, Exists, OuterRef
+from django.http import StreamingHttpResponse
 from django.utils import timezone
+from django.utils.text import slugify
 
 from ingest.labelling import Labels, label_each
 from ingest.models import (
@@ -167,3 +169,12 @@ def zip_of(images: Iterable[Exported], comment: str = "") -> Iterator[bytes]:
             yield sink.taken()
         archive.writestr("manifest.csv", manifest.getvalue())
     yield sink.taken()
+
+
+def zip_response(pieces: Iterator[bytes], name: str) -> StreamingHttpResponse:
+    """A zip as a download, named after what is in it."""
+    return StreamingHttpResponse(
+        pieces,
+        content_type="application/zip",
+        headers={"Content-Disposition": f'attachment; filename="{slugify(name) or "images"}.zip"'},
+    )
