@@ -27,6 +27,7 @@ class DatasetForm(forms.ModelForm[Dataset]):
     class Meta:
         model = Dataset
         fields = ["description", "licence", "source", "citation", "burned_in_text", "keeps_identifiers"]
+        labels = {"burned_in_text": "Text burned into the pictures"}
         widgets = {"description": forms.Textarea({"rows": 3}), "citation": forms.Textarea({"rows": 3})}
 
     def __init__(self, user: Any, *args: Any, **kwargs: Any) -> None:

@@ -44,7 +44,7 @@ class ClassAdmin(WithImageCount):
         used = [(each, reason) for each in rows if (reason := reason_to_keep(each))]
         for each, reason in used:
             sentence = '{} <a href="{}">Merge it into another {}</a> instead.'
-            link = reverse(self.page, args=[each.pk])
+            link = f"{reverse(self.page, args=[each.pk])}#merge"
             self.message_user(
                 request, format_html(sentence, reason, link, self.opts.verbose_name), messages.WARNING
             )

@@ -351,7 +351,7 @@ def test_a_class_in_use_is_not_deleted_but_merged(superuser: Client, trashed: bo
         kind = each._meta.verbose_name
         shown = delete(superuser, each)
         assert f"3 images are labelled {each}{some}: it cannot be deleted." in shown
-        assert f'<a href="{page}">Merge it into another {kind}</a> instead.' in shown
+        assert f'<a href="{page}#merge">Merge it into another {kind}</a> instead.' in shown
         assert superuser.get(page).status_code == 200
         assert type(each)._default_manager.filter(pk=each.pk).exists()
 
