@@ -170,10 +170,10 @@ def close(batch: UploadBatch) -> None:
     """
     if not batch.is_of_watched_folder and (manifest := manifest_of(batch.pk)):
         ended = set(batch.files.values_list("path", flat=True))
-        sent = map(clean_path, batch.pending_files.values_list("path", flat=True))
+        present = ended | set(map(clean_path, batch.pending_files.values_list("path", flat=True)))
         keys = set(batch.files.values_list("path_key", flat=True))
-        came = {path for path in manifest.claims if keyed_hash(path) in keys}
-        for _row in reject_missing(batch, manifest, ended, ended | set(sent) | came):
+        present |= {path for path in manifest.claims.keys() - present if keyed_hash(path) in keys}
+        for _row in reject_missing(batch, manifest, ended, present):
             pass
     batch.pending_files.all().delete()
 
