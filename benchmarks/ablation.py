@@ -50,6 +50,7 @@ GREY = replace(Augmentation(), low_resolution=0.0, cover=0.0)
 STEPS: dict[str, dict[str, Any]] = {
     "plain": {
         "augmentation": None,
+        "framed": False,
         "per_image": False,
         "resolution": None,
         "equalisation": 0.0,
@@ -63,6 +64,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "geometry": {"augmentation": GEOMETRY},
     "grey values": {"augmentation": GREY},
     "resolution and cover": {"augmentation": Augmentation()},
+    "the part that shows something": {"framed": True},
     "each image's own scale": {"per_image": True},
     "64 pixels a side": {"resolution": 64},
     "half equalised": {"equalisation": 0.5},

@@ -10,6 +10,7 @@ the last convolution (as in Grad-CAM), and places drawn by chance. In brackets 9
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from ml.attribution import PATCH, cosines, what_matters
+from ml.attribution import PATCH, Describe, cosines, what_matters
 from ml.calibration import nearest_distances
 from ml.checkpoint import load_checkpoint
 from ml.engines import engine_for
+from ml.framing import content_boxes, in_pixels
 from ml.inference import see
 from ml.labelled_folder import read_labelled_folder
+from ml.preprocess import Preprocessing
 from ml.protocol import mean_with_interval
 
 SHARES = (0.05, 0.1, 0.2, 0.3)  # of the picture that is blanked
@@ -46,8 +49,8 @@ def main() -> None:
     engine = engine_for(checkpoint.network, "auto")
     rng = np.random.default_rng(0)
 
-    def describe(renditions: NDArray[np.uint8]) -> Vector:
-        return see(engine, checkpoint.preprocessing, renditions).fc1
+    def describe(renditions: NDArray[np.uint8], framed_as: Rendition | None = None) -> Vector:
+        return see(engine, partial(checkpoint.preprocessing, framed_as=framed_as), renditions).fc1
 
     def gradient(rendition: Rendition, other: Vector) -> Vector:
         kept: list[torch.Tensor] = []
@@ -58,9 +61,11 @@ def main() -> None:
             (slopes,) = torch.autograd.grad(similarity, kept[0])
         hook.remove()
         grid = (slopes * kept[0].relu()).sum(1, keepdim=True).clamp_min(0)
-        inner = torch.nn.functional.interpolate(grid, checkpoint.preprocessing.crop, mode="bilinear")
-        margin = (len(rendition) - checkpoint.preprocessing.crop) // 2
-        return np.pad(inner[0, 0].detach().numpy(), margin)
+        top, bottom, left, right = frame_of(checkpoint.preprocessing, rendition)
+        inner = torch.nn.functional.interpolate(grid, (bottom - top, right - left), mode="bilinear")
+        whole = np.zeros(rendition.shape, np.float32)
+        whole[top:bottom, left:right] = inner[0, 0].detach().numpy()
+        return whole
 
     def chance(rendition: Rendition, other: Vector) -> Vector:
         size = len(rendition) // BLOCK
@@ -98,15 +103,21 @@ def main() -> None:
     Console(width=120).print(table)
 
 
-def losses(
-    describe: Callable[[NDArray[np.uint8]], Vector], rendition: Rendition, other: Vector, method: Method
-) -> list[float]:
+def frame_of(preprocessing: Preprocessing, rendition: Rendition) -> list[int]:
+    """[top, bottom, left, right] of what the network is shown, in pixels."""
+    if preprocessing.framed:
+        return in_pixels(content_boxes(torch.from_numpy(rendition)[None]), len(rendition))[0]
+    margin = (len(rendition) - preprocessing.crop) // 2
+    return [margin, len(rendition) - margin] * 2
+
+
+def losses(describe: Describe, rendition: Rendition, other: Vector, method: Method) -> list[float]:
     """Share of the similarity that is lost, for each share of the picture that is blanked."""
     order = np.argsort(-method(rendition, other), axis=None, kind="stable")
     pictures = np.repeat(rendition[np.newaxis], len(SHARES) + 1, axis=0)
     for picture, share in zip(pictures[1:], SHARES, strict=True):
         picture.ravel()[order[: round(share * order.size)]] = round(float(rendition.mean()))
-    found = cosines(describe(pictures), other)
+    found = cosines(describe(pictures, rendition), other)
     return [float((found[0] - left) / found[0]) for left in found[1:]]
 
 

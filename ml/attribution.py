@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 PATCH, STRIDE = 48, 16  # pixels of the 256 of a rendition; see benchmarks/attribution.py
 
-Describe = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # renditions (N, 256, 256) -> FC1 (N, 4096)
+# Renditions (N, 256, 256), and the one that all are changes of (256, 256) -> FC1 (N, 4096).
+Describe = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Likeness:
 
 def likeness(describe: Describe, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Likeness:
     """Of two renditions, uint8 (256, 256)."""
-    fc1 = describe(np.stack([first, second]))
+    fc1 = np.concatenate([describe(one[np.newaxis], one) for one in (first, second)])
     return Likeness(
         similarity=float(cosines(fc1[:1], fc1[1])[0]),
         first=what_matters(describe, first, fc1[1]),
@@ -51,7 +52,7 @@ def what_matters(
     pictures = np.repeat(rendition[np.newaxis], len(corners) + 1, axis=0)
     for picture, (top, left) in zip(pictures[1:], corners, strict=True):
         picture[top : top + patch, left : left + patch] = round(float(rendition.mean()))
-    similarity = cosines(describe(pictures), other)
+    similarity = cosines(describe(pictures, rendition), other)
     lost = (similarity[0] - similarity[1:]) / max(float(similarity[0]), 1e-6)
     total, covers = np.zeros((size, size), np.float32), np.zeros((size, size), np.float32)
     for (top, left), loss in zip(corners, lost, strict=True):

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ml.framing import content_boxes, whole_images
 from ml.preprocess import Preprocessing
 from ml.recipes import Augmentation
 
@@ -23,8 +24,9 @@ def augment(
     It is made where the generator is, on the CPU or on a CUDA device.
     """
     draw = Draw(len(renditions), generator)
-    view = torch.as_tensor(renditions).to(generator.device, non_blocking=True).unsqueeze(1).float() / 255
-    view = reframe(view, preprocessing.crop, strength, draw)
+    images = torch.as_tensor(renditions).to(generator.device, non_blocking=True)
+    boxes = content_boxes(images) if preprocessing.framed else whole_images(len(images)).to(images.device)
+    view = reframe(images.unsqueeze(1).float() / 255, boxes, preprocessing.crop, strength, draw)
     view = regrade(view, strength, draw)
     view = lose_resolution(view, strength, draw)
     view = cover(view, strength, draw)
@@ -65,8 +67,8 @@ class Draw:
         return torch.rand(*shape, generator=self.generator, device=self.device)
 
 
-def reframe(images: Tensor, crop: int, strength: Augmentation, draw: Draw) -> Tensor:
-    """Rotation, scale, stretch, shift and mirror. Beyond the image lies its border, or black."""
+def reframe(images: Tensor, boxes: Tensor, crop: int, strength: Augmentation, draw: Draw) -> Tensor:
+    """Rotation, scale, stretch, shift and mirror around boxes. Beyond the image: border, or black."""
     angle = draw.either_way(strength.rotation).flatten() * math.pi / 180
     low, high = strength.scale
     scale = draw.between(math.log(low), math.log(high)).exp().flatten()
@@ -75,7 +77,9 @@ def reframe(images: Tensor, crop: int, strength: Augmentation, draw: Draw) -> Te
     across, down = draw.either_way(strength.shift).flatten(), draw.either_way(strength.shift).flatten()
     x = torch.stack([scale * stretch * angle.cos() * mirror, -scale * stretch * angle.sin(), across], 1)
     y = torch.stack([scale / stretch * angle.sin() * mirror, scale / stretch * angle.cos(), down], 1)
-    grid = F.affine_grid(torch.stack([x, y], 1), [len(images), 1, crop, crop], align_corners=False)
+    view = torch.stack([x, y], 1) * boxes[:, 2:, None]  # (N, 2, 3)
+    view[:, :, 2] += boxes[:, :2]
+    grid = F.affine_grid(view, [len(images), 1, crop, crop], align_corners=False)
     black = draw.numbers(1).item() < 0.5
     padding = "zeros" if black else "border"
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)

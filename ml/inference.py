@@ -2,16 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ml.calibration import energy, softmax
 from ml.checkpoint import Checkpoint, load_checkpoint
 from ml.engines import Engine, Outputs, engine_for, joined, quiet_beside
-from ml.preprocess import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,13 @@ class ImageDescriber:
         checkpoint = load_checkpoint(folder)
         return cls(checkpoint, engine_for(checkpoint.network, engine, calls_at_once))
 
-    def describe(self, renditions: NDArray[np.uint8]) -> Description:
-        """Describe uint8 (N, 256, 256) renditions, N >= 1, in batches."""
+    def describe(
+        self, renditions: NDArray[np.uint8], framed_as: NDArray[np.uint8] | None = None
+    ) -> Description:
+        """Describe uint8 (N, 256, 256) renditions, N >= 1, in batches. `framed_as`: see Preprocessing."""
+        preprocessing = partial(self._preprocessing, framed_as=framed_as)
         with quiet_beside(self.engine):
-            seen = see(self.engine, self._preprocessing, renditions)
+            seen = see(self.engine, preprocessing, renditions)
             modality, calibration = seen.modality_logits, self.calibration
             return Description(
                 fc1=seen.fc1,
@@ -77,7 +81,7 @@ class ImageDescriber:
 
 def see(
     engine: Engine,
-    preprocessing: Preprocessing,
+    preprocessing: Callable[[NDArray[np.uint8]], Tensor],
     renditions: NDArray[np.uint8],
     on_batch: Callable[[], None] = lambda: None,
 ) -> Outputs:

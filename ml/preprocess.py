@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ml.framing import content_boxes, cut_out
+
 INPUT_SIZE = 224  # the paper's centre crop of 256
 FLATTEST = 0.03  # standard deviation of grey values below which an image is not stretched further
 
@@ -17,7 +19,8 @@ FLATTEST = 0.03  # standard deviation of grey values below which an image is not
 class Preprocessing:
     """Ships with the weights. mean and std of grey values in 0..1 over the training images.
 
-    The other fields take away by what collections differ more than organs do. `per_image` takes mean and std
+    The other fields take away by what collections differ more than organs do. `framed` takes the part of the
+    image that shows something, in place of its centre: margins do not count. `per_image` takes mean and std
     of each image in their place: brightness and contrast do not count. `resolution` keeps that many pixels a
     side: sharpness does not count. `equalisation` (0..1) mixes in so much of the image with its histogram
     equalised: windows and gamma count less.
@@ -26,6 +29,7 @@ class Preprocessing:
     mean: float = 0.25
     std: float = 0.25
     crop: int = INPUT_SIZE
+    framed: bool = False
     per_image: bool = False
     resolution: int | None = None
     equalisation: float = 0.0
@@ -37,15 +41,24 @@ class Preprocessing:
         mean, std = round(float(sample.mean()), 4), round(max(float(sample.std()), 0.05), 4)
         return cls(mean, std, **others)
 
-    def __call__(self, renditions: NDArray[np.uint8] | Tensor) -> Tensor:
-        """float32 (N, 1, 224, 224), centre crop, from uint8 (N, 256, 256); a tensor stays on its device."""
-        margin = (renditions.shape[-1] - self.crop) // 2
-        crop = renditions[:, margin : margin + self.crop, margin : margin + self.crop]
-        return self.normalise(torch.as_tensor(crop).contiguous().unsqueeze(1).float().div_(255))
+    def __call__(
+        self, renditions: NDArray[np.uint8] | Tensor, framed_as: NDArray[np.uint8] | None = None
+    ) -> Tensor:
+        """float32 (N, 1, 224, 224) from uint8 (N, 256, 256); a tensor stays on its device.
+
+        framed_as: uint8 (256, 256), the picture whose frame is taken for all, where they are changes of it.
+        """
+        images = torch.as_tensor(renditions)
+        if self.framed:
+            like = images if framed_as is None else torch.as_tensor(framed_as)[None].to(images.device)
+            boxes = content_boxes(like).expand(len(images), 4)
+            return self.normalise(cut_out(images, boxes, self.resolution or self.crop))
+        margin = (images.shape[-1] - self.crop) // 2
+        crop = images[:, margin : margin + self.crop, margin : margin + self.crop]
+        return self.normalise(crop.contiguous().unsqueeze(1).float().div_(255))
 
     def normalise(self, grey: Tensor) -> Tensor:
-        """grey: float32 (N, 1, rows, columns) in 0..1."""
-        size = grey.shape[-2:]
+        """float32 (N, 1, 224, 224); grey: float32 (N, 1, rows, columns) in 0..1."""
         if self.resolution:  # first: what follows has fewer pixels to see
             grey = F.adaptive_avg_pool2d(grey, self.resolution)
         if self.equalisation:
@@ -56,7 +69,7 @@ class Preprocessing:
         else:
             grey = (grey - self.mean) / self.std
         if self.resolution:
-            grey = F.interpolate(grey, size=size, mode="bilinear", align_corners=False)
+            grey = F.interpolate(grey, size=(self.crop, self.crop), mode="bilinear", align_corners=False)
         return grey
 
     def as_json(self) -> dict[str, Any]:

@@ -9,9 +9,9 @@ class Augmentation:
     """How far `ml.augmentation` may change an image; 0 leaves a change out."""
 
     rotation: float = 15.0  # degrees, either way
-    scale: tuple[float, float] = (0.6, 1.1)  # side of the view; 1 shows the whole image
+    scale: tuple[float, float] = (0.7, 1.15)  # side of the view; 1 shows the whole frame
     stretch: float = 0.2  # width by height, up to 1 + this
-    shift: float = 0.12  # of half a side, either way
+    shift: float = 0.1  # of half a side, either way
     gamma: float = 0.6  # exponent up to 1 + this
     curve: float = 0.3  # share of images whose grey values go through a random rising curve
     contrast: float = 0.4
@@ -36,7 +36,8 @@ class Recipe:
     dropout: float = 0.5
     one_cycle: bool = True  # warm-up, then cosine to zero; False keeps the learning rate constant
     augmentation: Augmentation | None = None
-    per_image: bool = False  # these three: see `ml.preprocess.Preprocessing`
+    framed: bool = False  # these four: see `ml.preprocess.Preprocessing`
+    per_image: bool = False
     resolution: int | None = None
     equalisation: float = 0.0
     modality_weight: float = 0.0  # of the modality head's loss; 0 leaves the head out
@@ -72,6 +73,7 @@ RECIPES = {
         weight_decay=0.02,
         dropout=0.3,
         augmentation=Augmentation(),
+        framed=True,
         per_image=True,
         resolution=64,
         equalisation=0.5,

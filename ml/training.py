@@ -86,6 +86,7 @@ def train(
         processes = torch.cuda.device_count() if target.type == "cuda" else 1
     preprocessing = Preprocessing.fitted_to(
         data.renditions,
+        framed=recipe.framed,
         per_image=recipe.per_image,
         resolution=recipe.resolution,
         equalisation=recipe.equalisation,

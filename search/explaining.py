@@ -62,7 +62,7 @@ def draw_maps(explanation: Explanation) -> None:
     describer = describer_for(query.model_version_id)
     asked = query_rendition(explained_picture(query))
     found = likeness(
-        lambda renditions: describer.describe(renditions).fc1,
+        lambda renditions, framed_as: describer.describe(renditions, framed_as).fc1,
         asked,
         read_rendition(explanation.image.rendition),
     )

@@ -30,7 +30,7 @@ def page_of(query: Query, image: Image) -> str:
 
 
 def test_what_is_shared_matters_most() -> None:
-    def describe(renditions: np.ndarray) -> np.ndarray:
+    def describe(renditions: np.ndarray, framed_as: np.ndarray) -> np.ndarray:
         """Sees how bright the upper left and the lower right corner are."""
         corners = [renditions[:, :64, :64], renditions[:, -64:, -64:]]
         seen = np.stack([corner.mean(axis=(1, 2), dtype=np.float32) for corner in corners], 1)
@@ -45,7 +45,7 @@ def test_what_is_shared_matters_most() -> None:
     assert found.first[-48:, -48:].max() == 0  # covering it makes them more alike
     assert found.first[100:150, 100:150].max() == 0
     assert found.second.argmax() in np.ravel_multi_index(np.mgrid[:64, :64].reshape(2, -1), (256, 256))
-    assert what_matters(describe, one, describe(one[np.newaxis])[0]).shape == (256, 256)
+    assert what_matters(describe, one, describe(one[np.newaxis], one)[0]).shape == (256, 256)
 
 
 def test_page_makes_an_explanation_once_and_shows_both_maps(
