@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from ingest.directories import FolderRefused
 from ingest.labelling import LABELS, Labels, label, undo
 from ingest.models import (
     Dataset,
@@ -30,7 +31,7 @@ from ingest.models import (
     WatchedFolder,
     images_in_collection,
 )
-from ingest.server_folders import FolderRefused, checked_folder
+from ingest.server_folders import checked_folder
 
 
 class WithImageCount(admin.ModelAdmin[Any]):
