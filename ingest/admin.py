@@ -224,7 +224,7 @@ class WatchedFolderForm(forms.ModelForm[WatchedFolder]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if settings.IMPORT_ROOTS and "path" in self.fields:
-            self.fields["path"].help_text = f"Its whole path, below {' or '.join(settings.IMPORT_ROOTS)}."
+            self.fields["path"].help_text = f"Its whole path or address, below {' or '.join(settings.IMPORT_ROOTS)}."
 
     def clean_path(self) -> str:
         try:
@@ -235,7 +235,7 @@ class WatchedFolderForm(forms.ModelForm[WatchedFolder]):
 
 @admin.register(WatchedFolder)
 class WatchedFolderAdmin(admin.ModelAdmin[WatchedFolder]):
-    """Folders of the server whose new files come in by themselves."""
+    """Folders and buckets that the server can see, whose new files come in by themselves."""
 
     form = WatchedFolderForm
     list_display = ["path", "dataset", "label_source", "is_active", "looked_at", "taken", "problem"]

@@ -126,7 +126,7 @@ class BatchForm(BatchFields):
     )
     folder = ManyFilesField(required=False, label="A folder")
     paths = forms.CharField(required=False, widget=forms.HiddenInput)
-    server_folder = forms.CharField(required=False, label="A folder of the server")
+    server_folder = forms.CharField(required=False, label="A folder or bucket that the server can see")
 
     def __init__(self, *args: Any, user: User | AnonymousUser, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
