@@ -224,7 +224,8 @@ class WatchedFolderForm(forms.ModelForm[WatchedFolder]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if settings.IMPORT_ROOTS and "path" in self.fields:
-            self.fields["path"].help_text = f"Its whole path or address, below {' or '.join(settings.IMPORT_ROOTS)}."
+            roots = " or ".join(settings.IMPORT_ROOTS)
+            self.fields["path"].help_text = f"Its whole path or address, below {roots}."
 
     def clean_path(self) -> str:
         try:
