@@ -52,7 +52,8 @@ BY_KIND: dict[tuple[type[Exception], ...], tuple[str, str]] = {  # the first tha
         *(s3.ProfileNotFound, s3.ConfigParseError, s3.ConfigNotFound, s3.TokenRetrievalError, s3.SSOError),
     ): NO_CREDENTIALS,
 }
-FAILURES = (s3.BotoCoreError, s3.ClientError, ValueError)  # the last: an endpoint that is no address
+# The last two: an endpoint that is no address, and answers in which something is missing.
+FAILURES = (s3.BotoCoreError, s3.ClientError, ValueError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,14 @@ def copy_object(bucket: str, key: str, state: State, file: IO[bytes]) -> None:
     file.truncate()
     answer = client().get_object(Bucket=bucket, Key=key)
     with closing(answer["Body"]) as body:
-        if state_of(answer["ContentLength"], answer.get("ETag")) != state:
+        if state_of(answer.get("ContentLength", state.size_bytes), answer.get("ETag")) != state:
             raise RejectedFile(*CHANGED)
         for chunk in body.iter_chunks(CHUNK_BYTES):
             file.write(chunk)
+            if file.tell() > state.size_bytes:  # where no length was told
+                break
+    if file.tell() != state.size_bytes:
+        raise RejectedFile(*CHANGED)
 
 
 @cache

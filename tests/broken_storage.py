@@ -38,6 +38,7 @@ def etag(content: bytes) -> str:
 
 class Handler(BaseHTTPRequestHandler):
     storage: BrokenStorage
+    protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -45,7 +46,10 @@ class Handler(BaseHTTPRequestHandler):
         self.storage.asked.append(key)
         faults = self.storage.faults[key]
         fault = faults.pop(0) if faults else ""
-        if fault == "hang":
+        self.close_connection = True
+        if fault == "chunked":
+            self.answer(200, self.storage.objects[key], is_chunked=True)
+        elif fault == "hang":
             self.storage.over.wait(30)
         elif fault == "hang up":
             pass
@@ -53,20 +57,28 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, b"<html><body>Welcome<br></body></html>")
         elif fault.isdecimal():
             self.answer(int(fault), b"")
-        elif fault and fault != "cut off":  # a code of S3's
+        elif fault not in ("", "cut off", "stall"):  # a code of S3's
             self.answer(403, f"<Error><Code>{fault}</Code><Message>of {key}</Message></Error>".encode())
         elif key == LISTING:
             self.answer(200, self.storage.listing(parse_qs(url.query).get("prefix", [""])[0]))
         else:
             content = self.storage.objects[key]
             self.answer(200, content, cut_at=len(content) // 2 if fault else None)
+            if fault == "stall":
+                self.storage.over.wait(30)
 
-    def answer(self, status: int, body: bytes, cut_at: int | None = None) -> None:
+    def answer(self, status: int, body: bytes, cut_at: int | None = None, is_chunked: bool = False) -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", f'"{etag(body)}"')
+        self.send_header("Connection", "close")
+        if is_chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+            body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[:cut_at])
+        self.wfile.flush()
 
     def log_message(self, *args: object) -> None:
         pass

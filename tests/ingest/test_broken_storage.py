@@ -16,7 +16,7 @@ from ingest.models import Dataset, PendingFile, UploadBatch, WatchedFolder
 from ingest.pending import receive, receive_pending
 from ingest.watching import look_at_all
 from tests.broken_storage import LISTING, BrokenStorage, running
-from tests.factories import png_bytes
+from tests.factories import dicom_bytes, png_bytes
 from tests.ingest.test_watching import look_a_minute_later, problem
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -91,13 +91,14 @@ def test_listing_that_fails_is_one_rejected_row(
 
 
 @pytest.mark.usefixtures("no_errors")
-@pytest.mark.parametrize("fault", [*FAULTS, "cut off", "404", "InvalidObjectState", "html"])
+@pytest.mark.parametrize("fault", [*FAULTS, "cut off", "stall", "404", "InvalidObjectState", "html"])
 def test_object_that_fails_costs_no_other(
     client_of: Callable[[str], Client], storage: BrokenStorage, fault: str
 ) -> None:
     sentences = {
         **FAULTS,
         "cut off": "The object storage broke off in the middle of the file.",
+        "stall": NO_ANSWER,
         "404": GONE,
         "InvalidObjectState": "The file lies in an archive tier. Restore it in the storage first.",
         "html": "The file was changed before it was taken in.",
@@ -120,6 +121,19 @@ def test_body_that_breaks_off_is_read_again(
     work()
     assert {state for _path, state, _reason in outcome(batch)} == {"imported"}
     assert storage.asked.count("b.png") == buckets.READ_ATTEMPTS
+
+
+def test_object_of_untold_length(client_of: Callable[[str], Client], storage: BrokenStorage) -> None:
+    storage.faults["a.png"] = storage.faults["b.png"] = ["chunked"]
+    batch = import_bucket(client_of)
+    receive(PendingFile.objects.get().pk)
+    PendingFile.objects.filter(path="b.png").update(size_bytes=100)
+    work()
+    assert outcome(batch) == [
+        ("a.png", "imported", ""),
+        ("b.png", "rejected", "The file was changed before it was taken in."),
+        ("c.png", "imported", ""),
+    ]
 
 
 def test_request_that_fails_is_repeated(
@@ -221,3 +235,15 @@ def test_keys_with_control_characters(client_of: Callable[[str], Client], storag
     storage.objects["new\nline.png"] = storage.objects.pop("new&#10;line.png")
     work()
     assert outcome(batch) == [("newline.png", "imported", "")]
+
+
+def test_no_key_gets_into_the_log(
+    client_of: Callable[[str], Client], storage: BrokenStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage.objects = {"Meier/a.dcm": dicom_bytes(), "Meier/b.png": png_bytes(seed=1)}
+    storage.faults["Meier/b.png"] = ["cut off"] * buckets.READ_ATTEMPTS
+    with caplog.at_level(logging.DEBUG):
+        batch = import_bucket(client_of)
+        work()
+    assert [state for _path, state, _reason in outcome(batch)] == ["imported", "rejected"]
+    assert "Meier" not in caplog.text
