@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,8 @@ def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
         client.cache_clear()
         return client()
 
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
     for name, value in {
         "AWS_ACCESS_KEY_ID": "product",
         "AWS_SECRET_ACCESS_KEY": "secret",

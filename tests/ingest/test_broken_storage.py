@@ -245,5 +245,5 @@ def test_no_key_gets_into_the_log(
     with caplog.at_level(logging.DEBUG):
         batch = import_bucket(client_of)
         work()
-    assert [state for _path, state, _reason in outcome(batch)] == ["imported", "rejected"]
+    assert {state for _path, state, _reason in outcome(batch)} == {"imported", "rejected"}
     assert "Meier" not in caplog.text
