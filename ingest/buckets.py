@@ -12,10 +12,10 @@ from functools import cache
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 
-from botocore import exceptions as s3
 from django.conf import settings
 
 from ingest.archives import CHUNK_BYTES, SPOOL_BYTES
+from ingest.bucket_failures import BROKEN_OFF, FAILURES, reason_of
 from ingest.directories import CHANGED, GONE, FolderRefused, State
 from ingest.image_file import RejectedFile
 from ingest.labels import is_noise
@@ -27,33 +27,6 @@ CONNECT_SECONDS, READ_SECONDS = 5, 30  # to wait for a connection, and for its n
 READ_ATTEMPTS = 3  # of a body that breaks off; whole requests are repeated by boto3
 BUCKET_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
 NEVER_IN_KEYS = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
-
-DENIED = ("access_denied", "The object storage denies access with the credentials that this server has.")
-BAD_CREDENTIALS = ("bad_credentials", "The object storage does not accept the credentials of this server.")
-NO_CREDENTIALS = ("no_credentials", "This server has no credentials for the object storage, or not all.")
-UNREACHABLE = ("unreachable", "The object storage does not answer.")
-BROKEN_OFF = ("broken_off", "The object storage broke off in the middle of the file.")
-CERTIFICATE = ("bad_certificate", "The certificate of the object storage is not trusted here.")
-NO_STORAGE = ("no_storage", "What answers as the object storage does not speak S3, or its address is wrong.")
-CODES_OF_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "401")
-BY_CODE = {
-    "NoSuchBucket": ("no_bucket", "There is no bucket of this name."),
-    "InvalidObjectState": ("archived", "The file lies in an archive tier. Restore it in the storage first."),
-    **dict.fromkeys(("NoSuchKey", "404"), GONE),
-    **dict.fromkeys(("AccessDenied", "AllAccessDisabled", "AccountProblem", "403"), DENIED),
-    **dict.fromkeys(CODES_OF_CREDENTIALS, BAD_CREDENTIALS),
-}
-BY_KIND: dict[tuple[type[Exception], ...], tuple[str, str]] = {  # the first that fits
-    (s3.SSLError,): CERTIFICATE,
-    (s3.IncompleteReadError, s3.ResponseStreamingError): BROKEN_OFF,
-    (s3.HTTPClientError, s3.ConnectionError): UNREACHABLE,
-    (
-        *(s3.NoCredentialsError, s3.PartialCredentialsError, s3.CredentialRetrievalError),
-        *(s3.ProfileNotFound, s3.ConfigParseError, s3.ConfigNotFound, s3.TokenRetrievalError, s3.SSOError),
-    ): NO_CREDENTIALS,
-}
-# The last two: an endpoint that is no address, and answers in which something is missing.
-FAILURES = (s3.BotoCoreError, s3.ClientError, ValueError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -147,9 +120,9 @@ def fetched(bucket: str, key: str, state: State) -> Iterator[IO[bytes]]:
                 copy_object(bucket, key, state, spool)
                 break
             except FAILURES as error:
-                code, sentence = reason_of(error)
-                if code != "broken_off" or attempt == READ_ATTEMPTS:
-                    raise RejectedFile(code, sentence) from error
+                reason = reason_of(error)
+                if reason != BROKEN_OFF or attempt == READ_ATTEMPTS:
+                    raise RejectedFile(*reason) from error
         spool.seek(0)
         yield spool
 
@@ -184,11 +157,3 @@ def client() -> Any:
         response_checksum_validation="when_required",
     )
     return Session().client("s3", config=config)
-
-
-def reason_of(error: Exception) -> tuple[str, str]:
-    """Code and sentence for what boto3 raised."""
-    if isinstance(error, s3.ClientError):
-        code = re.sub(r"\W", "", str(error.response.get("Error", {}).get("Code", "")))[:40]
-        return BY_CODE.get(code, ("storage_error", f"The object storage answered with an error ({code})."))
-    return next((reason for kinds, reason in BY_KIND.items() if isinstance(error, kinds)), NO_STORAGE)

@@ -195,6 +195,17 @@ def test_settings_that_are_wrong(
 
 
 @pytest.mark.usefixtures("no_errors")
+def test_storage_without_https(
+    client_of: Callable[[str], Client], storage: BrokenStorage, reached: Reached
+) -> None:
+    reached(storage.address.replace("http:", "https:"))
+    batch = import_bucket(client_of)
+    work()
+    sentence = "No secure connection: the storage has no HTTPS, or a certificate unknown here."
+    assert outcome(batch) == [("ward", "rejected", sentence)]
+
+
+@pytest.mark.usefixtures("no_errors")
 def test_manifest_that_cannot_be_fetched(client_of: Callable[[str], Client], storage: BrokenStorage) -> None:
     storage.objects["manifest.csv"] = b"path,organ\na.png,heart\n"
     storage.faults["manifest.csv"] = ["AccessDenied"]
