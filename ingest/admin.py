@@ -62,17 +62,6 @@ class DatasetAdmin(WithImageCount):
         super().save_model(request, obj, form, change)
 
 
-@admin.register(OrganClass)
-class OrganClassAdmin(WithImageCount):
-    """It is renamed and merged on the page of classes, which knows where its name stands besides."""
-
-    list_display = ["name", "image_count"]
-    search_fields = ["name"]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["name"] if obj else []
-
-
 @admin.register(OrganName)
 class OrganNameAdmin(admin.ModelAdmin[OrganName]):
     """What names that come with files mean. A meaning that is changed here is for files to come."""
@@ -82,15 +71,6 @@ class OrganNameAdmin(admin.ModelAdmin[OrganName]):
     list_select_related = ["organ", "decided_by"]
     search_fields = ["name", "organ__name"]
     fields = ["name", "organ", "is_ignored"]
-
-
-@admin.register(Modality)
-class ModalityAdmin(WithImageCount):
-    list_display = ["code", "name", "image_count"]
-    search_fields = ["code", "name"]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return ["code"] if obj else []
 
 
 class ReadOnlyAdmin(admin.ModelAdmin[Any]):

@@ -17,6 +17,7 @@ from rest_framework.serializers import BaseSerializer
 from rest_framework.views import APIView
 
 from ingest.bell import ring
+from ingest.datasets import zip_response
 from ingest.labels import Claims, ManifestError, clean_path
 from ingest.ledger import cancel, retry
 from ingest.models import (
@@ -38,10 +39,12 @@ from ingest.serializers import (
     DatasetVersionSerializer,
     FileSerializer,
     FilesUploadSerializer,
+    FreezeSerializer,
     ModalitySerializer,
     OrganSerializer,
     RetrySerializer,
 )
+from ingest.versions import VersionError, export_version, freeze_as
 
 SLICES = ("slice_choice", "slice_step")
 
@@ -207,10 +210,10 @@ class DatasetViewSet(mixins.RetrieveModelMixin, CollectionViewSet):
     serializer_class = DatasetSerializer
 
     def get_permissions(self) -> Any:
-        """Who searches may read; who curates may set."""
+        """Who searches may read; who curates may set and freeze."""
         return (
             [IsAuthenticated(), MayChangeDatasets()]
-            if self.request.method == "PATCH"
+            if self.request.method in ("PATCH", "POST")
             else super().get_permissions()
         )
 
@@ -221,9 +224,42 @@ class DatasetViewSet(mixins.RetrieveModelMixin, CollectionViewSet):
         asked.save()
         return Response(asked.data)
 
+    @extend_schema(responses=DatasetVersionSerializer(many=True))
+    @action(detail=True, methods=["get"], permission_classes=[IsAuthenticated, MayCurate])
+    def versions(self, request: Request, pk: str | None = None) -> Response:
+        """Its frozen versions, the newest first."""
+        page = self.paginate_queryset(self.get_object().versions.select_related("dataset"))
+        return self.get_paginated_response(DatasetVersionSerializer(page, many=True).data)  # type: ignore[arg-type]
 
-@extend_schema_view(list=extend_schema(description="Frozen versions of the data sets, the newest first."))
-class DatasetVersionViewSet(CollectionViewSet):
+    @extend_schema(
+        request=FreezeSerializer, responses={200: DatasetVersionSerializer, 201: DatasetVersionSerializer}
+    )
+    @versions.mapping.post
+    def freeze(self, request: Request, pk: str | None = None) -> Response:
+        """Keep what is in it now as a version. 200 and the last one where nothing has changed since that."""
+        asked = FreezeSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        dataset: Dataset = self.get_object()
+        last = dataset.versions.first()
+        try:
+            version = freeze_as(dataset, asked.validated_data["name"], request.user)
+        except VersionError as error:
+            raise ValidationError({"name": [str(error)]}) from error
+        return Response(DatasetVersionSerializer(version).data, status=200 if version == last else 201)
+
+
+@extend_schema_view(
+    list=extend_schema(description="Frozen versions of the data sets, the newest first."),
+    retrieve=extend_schema(description="One of them."),
+)
+class DatasetVersionViewSet(mixins.RetrieveModelMixin, CollectionViewSet):
     queryset = DatasetVersion.objects.present().select_related("dataset")
     serializer_class = DatasetVersionSerializer
     permission_classes = [IsAuthenticated, MayCurate]
+
+    @extend_schema(responses={(200, "application/zip"): OpenApiTypes.BINARY})
+    @action(detail=True, methods=["get"], permission_classes=[IsAuthenticated, MayChangeDatasets])
+    def export(self, request: Request, pk: str | None = None) -> StreamingHttpResponse:
+        """A zip of its images, as the network sees them, and a manifest.csv with their labels of then."""
+        version = self.get_object()
+        return zip_response(export_version(version), str(version))

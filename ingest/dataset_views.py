@@ -1,7 +1,6 @@
 """The curators' pages of data sets."""
 
 import logging
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -9,17 +8,17 @@ from django import forms
 from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required, permission_required
-from django.db.models import Count
+from django.db import transaction
+from django.db.models import Count, Prefetch
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
-from django.utils.text import slugify
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from ingest.datasets import export, parts_of, split_by_group, splits_of
+from ingest.datasets import empty_datasets, export, parts_of, split_by_group, splits_of, zip_response
 from ingest.forms import ColumnsForm
-from ingest.models import Dataset, DatasetVersion, FileState, UploadedFile
+from ingest.models import Dataset, DatasetVersion, FileState, UploadBatch, UploadedFile
 from ingest.trash import put_into_trash, restore
-from ingest.versions import export_version, freeze
+from ingest.versions import VersionError, export_version, freeze_as
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +27,7 @@ class DatasetForm(forms.ModelForm[Dataset]):
     class Meta:
         model = Dataset
         fields = ["description", "licence", "source", "citation", "burned_in_text", "keeps_identifiers"]
+        labels = {"burned_in_text": "Text burned into the pictures"}
         widgets = {"description": forms.Textarea({"rows": 3}), "citation": forms.Textarea({"rows": 3})}
 
     def __init__(self, user: Any, *args: Any, **kwargs: Any) -> None:
@@ -52,9 +52,13 @@ class SplitForm(forms.Form):
 @permission_required("ingest.view_dataset", raise_exception=True)
 def dataset_list(request: HttpRequest) -> HttpResponse:
     datasets = Dataset.objects.annotate(image_count=Count("images")).order_by("name")
+    imports = Prefetch("batches", UploadBatch.objects.with_counts())
+    empty = list(empty_datasets().order_by("name").prefetch_related(imports))
+    filled = datasets.present().exclude(pk__in=[each.pk for each in empty])
     days = timedelta(days=settings.TRASH_DAYS)
     trashed = [(each, each.trashed_at + days) for each in datasets.trashed() if each.trashed_at]
-    return render(request, "ingest/dataset_list.html", {"datasets": datasets.present(), "trashed": trashed})
+    context = {"datasets": filled, "empty": empty, "trashed": trashed}
+    return render(request, "ingest/dataset_list.html", context)
 
 
 @require_http_methods(["GET", "POST"])
@@ -135,7 +139,7 @@ def dataset_slices(request: HttpRequest, pk: int) -> HttpResponse:
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
     dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
-    return zip_response(export(dataset), slugify(dataset.name) or f"dataset-{dataset.pk}")
+    return zip_response(export(dataset), dataset.name)
 
 
 @require_POST
@@ -143,12 +147,13 @@ def dataset_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_freeze(request: HttpRequest, pk: int) -> HttpResponse:
     dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
-    name = request.POST.get("name", "").strip()
-    if not name or dataset.versions.filter(name=name).exists():
-        messages.warning(request, "Give the version a name that no other version of it has.")
+    last = dataset.versions.first()
+    try:
+        version = freeze_as(dataset, request.POST.get("name", ""), request.user)
+    except VersionError as error:
+        messages.warning(request, str(error))
         return redirect("ingest:dataset_detail", pk)
-    version = freeze(dataset, name, request.user)
-    if version.name == name:
+    if version != last:
         messages.success(request, f"Frozen as “{version.name}”: {version.images:,} images.")
     else:
         messages.info(request, f"Nothing has changed since the version “{version.name}”.")
@@ -160,15 +165,20 @@ def dataset_freeze(request: HttpRequest, pk: int) -> HttpResponse:
 @permission_required("ingest.change_dataset", raise_exception=True)
 def version_export(request: HttpRequest, pk: int) -> StreamingHttpResponse:
     version = get_object_or_404(DatasetVersion, pk=pk)
-    return zip_response(export_version(version), slugify(str(version)) or f"version-{version.pk}")
+    return zip_response(export_version(version), str(version))
 
 
 @require_POST
 @login_required
 @permission_required("ingest.change_dataset", raise_exception=True)
 def dataset_trash(request: HttpRequest, pk: int) -> HttpResponse:
-    dataset = get_object_or_404(Dataset.objects.present(), pk=pk)
-    put_into_trash(dataset, request.user)
+    """Posted with `empty`, only a data set that still is."""
+    with transaction.atomic():
+        dataset = get_object_or_404(Dataset.objects.present().select_for_update(), pk=pk)
+        if "empty" in request.POST and not empty_datasets().filter(pk=pk).exists():
+            messages.warning(request, f"{dataset} is no longer empty, so it stays.")
+            return redirect("ingest:dataset_list")
+        put_into_trash(dataset, request.user)
     messages.success(request, f"{dataset} is in the trash, and in no search any more.")
     return redirect("ingest:dataset_list")
 
@@ -181,11 +191,3 @@ def dataset_restore(request: HttpRequest, pk: int) -> HttpResponse:
     restore(dataset)
     messages.success(request, f"{dataset} is back.")
     return redirect("ingest:dataset_list")
-
-
-def zip_response(pieces: Iterator[bytes], name: str) -> StreamingHttpResponse:
-    return StreamingHttpResponse(
-        pieces,
-        content_type="application/zip",
-        headers={"Content-Disposition": f'attachment; filename="{name}.zip"'},
-    )

@@ -5,16 +5,46 @@ import hashlib
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from io import StringIO
 
 from django.contrib.auth.models import AnonymousUser, User
-from django.db.models import Count
+from django.db.models import Count, Exists, OuterRef
+from django.http import StreamingHttpResponse
+from django.utils import timezone
+from django.utils.text import slugify
 
 from ingest.labelling import Labels, label_each
-from ingest.models import Dataset, Image, LabelEdit, LabelOrigin, OrganClass, Split
+from ingest.models import (
+    AWAITED,
+    Dataset,
+    DatasetQuerySet,
+    Image,
+    LabelEdit,
+    LabelOrigin,
+    OrganClass,
+    Split,
+    UploadBatch,
+    UploadedFile,
+    WatchedFolder,
+)
 
 SAMPLES = 4  # pictures shown of an organ
+BEGINNING = timedelta(hours=1)  # an import that has no file yet may be about to get its first
 MANIFEST_COLUMNS = ["path", "organ", "modality", "group_id", "split"]
+
+
+def empty_datasets() -> DatasetQuerySet:
+    """Those without images where none is on its way either: what failed imports and dry runs leave behind."""
+    batches = UploadBatch.objects.filter(dataset=OuterRef("pk"))
+    files = UploadedFile.objects.filter(batch__dataset=OuterRef("pk"))
+    return Dataset.objects.present().filter(
+        ~Exists(Image.objects.filter(dataset=OuterRef("pk"))),
+        ~Exists(files.filter(state__in=AWAITED)),
+        ~Exists(batches.filter(files_to_come__gt=0)),
+        ~Exists(batches.filter(files=None, created_at__gt=timezone.now() - BEGINNING)),
+        ~Exists(WatchedFolder.objects.filter(dataset=OuterRef("pk"))),
+    )
 
 
 @dataclass(frozen=True)
@@ -139,3 +169,12 @@ def zip_of(images: Iterable[Exported], comment: str = "") -> Iterator[bytes]:
             yield sink.taken()
         archive.writestr("manifest.csv", manifest.getvalue())
     yield sink.taken()
+
+
+def zip_response(pieces: Iterator[bytes], name: str) -> StreamingHttpResponse:
+    """A zip as a download, named after what is in it."""
+    return StreamingHttpResponse(
+        pieces,
+        content_type="application/zip",
+        headers={"Content-Disposition": f'attachment; filename="{slugify(name) or "images"}.zip"'},
+    )

@@ -49,7 +49,7 @@ from ingest.pseudonyms import group_key_of, keyed_hash, patient_key_of
 from ingest.quarantine import decisions_on, hold, reason_to_hold
 from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
-from ingest.signals import images_imported
+from ingest.signals import about_to_work, images_imported
 from ingest.storing import (
     delete_unused_originals,
     original_name,
@@ -83,6 +83,7 @@ def import_claimed(rows: list[UploadedFile]) -> None:
     known, image_ids, waiting = Known.of(rows), list[int](), list(rows)
     try:
         while waiting:
+            about_to_work.send(sender=UploadBatch)
             image_ids += import_file(waiting.pop(0), known)
     finally:
         for row in waiting:

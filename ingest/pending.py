@@ -21,6 +21,7 @@ from django.utils import timezone
 from ingest.claiming import is_trouble_of_the_machine
 from ingest.labels import MANIFEST_BYTES, Manifest, clean_path, read_manifest
 from ingest.models import PendingFile, PendingKind, UploadBatch, UploadedFile
+from ingest.pseudonyms import keyed_hash
 from ingest.receiving import IncomingFile, receive_each, reject_missing, reject_too_large, reject_unread
 from ingest.resumable import abandoned_batches, delete_parts, joined_parts, store_manifest
 from ingest.server_folders import list_folder, opened_below_root
@@ -165,12 +166,15 @@ def finish(file: PendingFile) -> None:
 def close(batch: UploadBatch) -> None:
     """Nothing more comes: tell what the manifest names and did not come, and forget the ways in.
 
-    What a watched folder's manifest names came before, or comes later.
+    What a watched folder's manifest names came before, or comes later. A file that was read meanwhile may
+    have lost words of its path, and is known by that path's hash.
     """
     if not batch.is_of_watched_folder and (manifest := manifest_of(batch.pk)):
         ended = set(batch.files.values_list("path", flat=True))
-        sent = map(clean_path, batch.pending_files.values_list("path", flat=True))
-        for _row in reject_missing(batch, manifest, ended, ended | set(sent)):
+        present = ended | set(map(clean_path, batch.pending_files.values_list("path", flat=True)))
+        keys = set(batch.files.values_list("path_key", flat=True))
+        present |= {path for path in manifest.claims.keys() - present if keyed_hash(path) in keys}
+        for _row in reject_missing(batch, manifest, ended, present):
             pass
     batch.pending_files.all().delete()
 

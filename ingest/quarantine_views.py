@@ -31,7 +31,7 @@ def quarantine(request: HtmxRequest) -> HttpResponse:
 def quarantine_page(request: HtmxRequest, warning: str = "") -> HttpResponse:
     files = undecided().select_related("file__batch__dataset")
     page = Paginator(files, FILES_PER_PAGE).get_page(request.GET.get("page"))
-    cards = [(each, [(box, as_style(box)) for box in each.boxes]) for each in page]
+    cards = [(each, [(box, as_style(box), in_words(box)) for box in each.boxes]) for each in page]
     context = {"page": page, "cards": cards, "warning": warning}
     template = "ingest/_quarantine.html" if request.htmx else "ingest/quarantine.html"
     return render(request, template, context)
@@ -40,6 +40,13 @@ def quarantine_page(request: HtmxRequest, warning: str = "") -> HttpResponse:
 def as_style(box: Box) -> str:
     left, top, right, bottom = (100 * edge for edge in box)
     return f"left:{left:.2f}%;top:{top:.2f}%;width:{right - left:.2f}%;height:{bottom - top:.2f}%"
+
+
+def in_words(box: Box) -> str:
+    """Where a box is, for who does not see it; quarantine.js says the same of one that is moved."""
+    left, top, right, bottom = (100 * edge for edge in box)
+    size = f"{right - left:.0f}% wide, {bottom - top:.0f}% high"
+    return f"{left:.0f}% from the left, {top:.0f}% from the top, {size}"
 
 
 @require_POST

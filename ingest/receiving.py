@@ -108,9 +108,11 @@ def receive_file(
     """
     stream = BytesIO(content) if isinstance(content, bytes) else content
     stream.seek(0, os.SEEK_END)
+    path = clean_path(path)
     row = UploadedFile(
         batch=batch,
-        path=clean_path(path),
+        path=path,
+        path_key=keyed_hash(path),
         size_bytes=stream.tell(),
         organ_name=organ_slug(claims.organ_name),
         modality_code=modality_code(claims.modality_code),

@@ -17,6 +17,7 @@ from ingest.models import (
     UploadedFile,
 )
 from ingest.receiving import TrashError, columns_for, refuse_trashed
+from ingest.versions import NAME_LENGTH
 
 
 class BatchSerializer(serializers.ModelSerializer[UploadBatch]):
@@ -202,6 +203,12 @@ class DatasetVersionSerializer(serializers.ModelSerializer[DatasetVersion]):
     class Meta:
         model = DatasetVersion
         fields = ["id", "dataset", "name", "images", "sha256", "created_at"]
+
+
+class FreezeSerializer(serializers.Serializer[Any]):
+    name = serializers.CharField(
+        max_length=NAME_LENGTH, help_text="One that no other version of the data set has."
+    )
 
 
 class UploadSerializer(serializers.Serializer[Any]):

@@ -21,6 +21,23 @@ from ingest.storing import store_once
 
 COLUMNS = ["image", "sha256", "frame_number", "organ", "modality", "group_id", "split"]
 CHUNK = 500  # images
+NAME_LENGTH = 56
+
+
+class VersionError(Exception):
+    """What cannot be frozen so; its text is a sentence for the person."""
+
+
+def freeze_as(dataset: Dataset, name: str, user: User | AnonymousUser | None) -> DatasetVersion:
+    """As `freeze`, under exactly this name. Raises VersionError."""
+    name = name.strip()
+    if not name or dataset.versions.filter(name=name).exists():
+        raise VersionError("Give the version a name that no other version of it has.")
+    if len(name) > NAME_LENGTH:
+        raise VersionError(f"The name of a version has at most {NAME_LENGTH} characters.")
+    if not dataset.images.exists():
+        raise VersionError("There is nothing to freeze yet.")
+    return freeze(dataset, name, user)
 
 
 def freeze(dataset: Dataset, name: str, user: User | AnonymousUser | None = None) -> DatasetVersion:
@@ -50,7 +67,7 @@ def freeze(dataset: Dataset, name: str, user: User | AnonymousUser | None = None
 
 def free_name(dataset: Dataset, name: str) -> str:
     taken = set(dataset.versions.values_list("name", flat=True))
-    name = name.strip()[:56] or "version"
+    name = name.strip()[:NAME_LENGTH] or "version"
     names = (name, *(f"{name} ({number})" for number in range(2, len(taken) + 3)))
     return next(each for each in names if each not in taken)
 

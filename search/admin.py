@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from search import accounts_admin, index_admin  # noqa: F401 - registers them
+from search import accounts_admin, classes_admin, index_admin  # noqa: F401 - registers them
 from search.models import Embedding, Query
 
 VECTORS = ("fc1", "projection")

@@ -8,14 +8,16 @@ class SearchConfig(AppConfig):
     name = "search"
 
     def ready(self) -> None:
-        from ingest.signals import images_imported
+        from ingest.signals import about_to_work, images_imported
         from ml.models import ModelVersion
         from search.explaining import forget_maps
+        from search.giving_way import give_way
         from search.indexing import index_imported_images
         from search.models import Explanation
         from search.roles import create_roles
 
         images_imported.connect(index_imported_images, dispatch_uid="search.index_imported_images")
+        about_to_work.connect(give_way, dispatch_uid="search.give_way")
         post_migrate.connect(create_roles, sender=self, dispatch_uid="search.create_roles")
         post_delete.connect(drop_index_of, sender=ModelVersion, dispatch_uid="search.drop_index_of")
         post_delete.connect(forget_maps, sender=Explanation, dispatch_uid="search.forget_maps")

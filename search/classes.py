@@ -201,6 +201,21 @@ def in_queries(field: str, earlier: str, now: str) -> None:
         )
 
 
+def reason_to_keep(each: OrganClass | Modality) -> str:
+    """Why a class cannot be deleted, in a sentence; "" where no image and no model version has it."""
+    field, learnt = ("organ", "organs") if isinstance(each, OrganClass) else ("modality", "modalities")
+    images = Image.objects.filter(**{field: each})
+    if number := images.count():
+        trashed = number - images.present().count()
+        labelled = f"{number:,} image{' is' if number == 1 else 's are'} labelled {each}"
+        of_them = f", {trashed:,} of them in the trash" if trashed else ""
+        return f"{labelled}{of_them}: it cannot be deleted."
+    names = [str(each), *each.other_names.values_list("name", flat=True)]
+    if ModelVersion.objects.filter(**{f"{learnt}__has_any_keys": names}).exists():
+        return f"A model version has learnt {each}: it cannot be deleted."
+    return ""
+
+
 def take_name_away(name: OrganName | ModalityName, to: Any, user: Person) -> None:
     """The name means another class from now on or (None) waits for a decision; labels stay.
 

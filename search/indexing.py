@@ -17,6 +17,7 @@ from ml.locks import is_locked, locked
 from ml.models import ModelVersion, VersionStatus
 from ml.outputs import by_class
 from search import fitting, ivfflat
+from search.giving_way import give_way
 from search.models import Embedding, VersionIndex
 from search.ranking import Halves
 
@@ -61,6 +62,7 @@ def index_next_batch(on_more: Callable[[], None] = lambda: None) -> bool:
     """
     more = False
     for version in ModelVersion.objects.in_service():
+        give_way()
         with transaction.atomic():
             images = next_missing(version)
             if len(images) == BATCH_SIZE and not more:

@@ -204,6 +204,7 @@ class Query(models.Model):
 
     class Meta:
         ordering = ["-created_at"]
+        indexes = [models.Index(fields=["created_at"], name="query_by_time")]
         verbose_name_plural = "queries"
 
     def __str__(self) -> str:

@@ -54,7 +54,9 @@ class Dataset(models.Model):
     burned_in_text = models.CharField(max_length=8, choices=BurnedInText, default=BurnedInText.CHECK)
     keeps_identifiers = models.BooleanField(
         default=False,
-        help_text="DICOM files that come in from now on are kept as they are, with the patients' names.",
+        help_text="Files that come in from now on are kept as they are: DICOM with the patients' names, "
+        "pictures with what is noted beside their pixels (EXIF, GPS, comments), "
+        "paths with the words in them.",
     )
     manifest_columns: models.JSONField[Any, Any] = models.JSONField(
         default=dict, blank=True, help_text="What its manifests call our columns: {ours: theirs}."

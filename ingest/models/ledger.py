@@ -95,6 +95,9 @@ class UploadedFile(models.Model):
 
     batch = models.ForeignKey(UploadBatch, models.CASCADE, related_name="files")
     path = models.CharField(max_length=1024, help_text="The file's path inside what was uploaded.")
+    path_key = models.CharField(
+        max_length=32, blank=True, help_text="Keyed hash of the path as it came: it may lose words."
+    )
     size_bytes = models.BigIntegerField(default=0)
     sha256 = models.CharField(max_length=64, blank=True)
     state = models.CharField(max_length=16, choices=FileState, default=FileState.QUEUED)

@@ -43,7 +43,7 @@ def test_organs_are_merged_and_taken_apart(open_page: OpenPage, collection: list
     chests = Image.objects.filter(organ__name="chest").count()
     page = open_page("curator", "/imports/classes/")
     page.get_by_role("link", name="chest", exact=True).click()
-    page.get_by_label("Make chest").select_option("brain")
+    page.get_by_label("Merge chest into").select_option("brain")
     page.get_by_role("button", name="Merge").click()
     expect(page.get_by_text("chest is brain now.")).to_be_visible()
     assert not OrganClass.objects.filter(name="chest").exists()

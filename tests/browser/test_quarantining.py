@@ -1,4 +1,4 @@
-"""A curator looks at files that were held back: masks with one click, takes a box away, draws another."""
+"""A curator looks at files that were held back: masks with one click, takes boxes away, draws others."""
 
 from typing import Any
 
@@ -93,6 +93,43 @@ def test_boxes_are_taken_away_and_drawn(open_page: OpenPage, services: Services)
     picture = preview_of(image_of(held.file))
     assert picture[135:185, 135:185].max() <= 12
     assert picture[:60].max() > 200  # the name stays: nothing is masked there
+
+
+def test_boxes_are_added_moved_and_sized_by_keys_alone(open_page: OpenPage, services: Services) -> None:
+    (held,) = bring_in(231)
+    page = open_page("curator", "/imports/quarantine/")
+    expect_loaded(cards(page).first.locator("figure img"))
+    keys = page.keyboard
+    keys.press("ArrowDown")
+    expect(cards(page).first).to_be_focused()
+    for _box in held.boxes:
+        cards(page).first.focus()
+        keys.press("Tab")
+        keys.press("Delete")
+    expect(boxes(page)).to_have_count(0)
+    expect(cards(page).first).to_be_focused()
+
+    keys.press("b")
+    expect(boxes(page)).to_be_focused()
+    for key, times in (("ArrowLeft", 50), ("ArrowDown", 5), ("Shift+ArrowRight", 10), ("Shift+ArrowUp", 2)):
+        for _ in range(times):
+            keys.press(key)
+    words = "0% from the left, 50% from the top, 50% wide, 8% high"
+    expect(page.get_by_role("checkbox", name=f"Mask the box {words}")).to_be_focused()
+    expect(page.locator("[data-box-words]")).to_have_text(words)
+
+    keys.press("b")  # another one, which is taken away again
+    expect(boxes(page)).to_have_count(2)
+    keys.press("Delete")
+    expect(boxes(page)).to_have_count(1)
+    expect(boxes(page)).to_be_focused()
+    keys.press("Escape")
+    expect(cards(page).first).to_be_focused()
+    keys.press("m")
+    expect(page.get_by_text("1 file masked and imported.")).to_be_visible()
+    held.refresh_from_db()
+    assert np.allclose(held.boxes, [(0, 0.5, 0.5, 0.58)])
+    assert preview_of(image_of(held.file))[131:146, :126].max() <= 12
 
 
 def test_the_quarantine_works_without_javascript(open_page: OpenPage, services: Services) -> None:

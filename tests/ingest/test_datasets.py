@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Callable
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ import pytest
 from django.core.files.storage import default_storage
 from django.core.management import call_command
 from django.test import Client
+from django.utils import timezone
 
-from ingest.datasets import export, parts_of, split_by_group, splits_of
+from ingest.datasets import empty_datasets, export, parts_of, split_by_group, splits_of
+from ingest.importing import import_queued
 from ingest.labelling import undo
-from ingest.models import Dataset, Image
-from tests.factories import make_bare_images, make_image, make_user
+from ingest.ledger import cancel
+from ingest.models import Dataset, Image, UploadBatch, UploadedFile, WatchedFolder
+from ingest.receiving import open_batch, receive_file
+from tests.factories import dicom_bytes, make_bare_images, make_image, make_user, png_bytes
 
 pytestmark = pytest.mark.django_db
 
@@ -123,3 +128,52 @@ def test_a_large_set_costs_no_more_queries(
     with django_assert_max_num_queries(20):
         client.get(f"/imports/datasets/{dataset.pk}/")
     assert make_user("curator").has_perm("ingest.change_dataset")
+
+
+def bring_in(name: str, content: bytes, **options: Any) -> UploadBatch:
+    batch = open_batch(name, "dicom", None, **options)
+    receive_file(batch, "a.dcm", content)
+    return batch
+
+
+def empty_names() -> list[str]:
+    return [each.name for each in empty_datasets()]
+
+
+def test_what_failed_imports_leave_behind_is_told_from_what_still_fills() -> None:
+    bring_in("rejected", b"no image at all")
+    bring_in("dry run", png_bytes(seed=1), is_dry_run=True)
+    bring_in("held back", dicom_bytes(seed=2, Modality="US"))
+    bring_in("full", png_bytes(seed=3))
+    import_queued()
+    cancelled = bring_in("cancelled", png_bytes(seed=4))
+    cancel(cancelled)
+    bring_in("queued", png_bytes(seed=5))
+    open_batch("sending", "dicom", None, files_to_come=3)
+    open_batch("beginning", "dicom", None)
+    watched = Dataset.objects.create(name="watched")
+    WatchedFolder.objects.create(path="/somewhere", dataset=watched)
+    assert empty_names() == ["cancelled", "dry run", "rejected"]
+    UploadBatch.objects.update(created_at=timezone.now() - timedelta(hours=2))
+    assert empty_names() == ["beginning", "cancelled", "dry run", "rejected"]
+    receive_file(cancelled, "b.dcm", png_bytes(seed=6))
+    assert "cancelled" not in empty_names()
+
+
+def test_an_empty_data_set_is_thrown_away_with_one_click(client_of: ClientOf) -> None:
+    batch = bring_in("ward", b"no image at all")
+    import_queued()
+    client = client_of("curator")
+    url = f"/imports/datasets/{batch.dataset_id}/trash/"
+    page = client.get("/imports/datasets/").content.decode()
+    assert "There is no data set with images yet." in page
+    assert f'action="{url}"' in page
+    assert "1 rejected" in page
+    again = bring_in("ward", png_bytes())  # meanwhile, by somebody else
+    page = client.post(url, {"empty": ""}, follow=True).content.decode()
+    assert "ward is no longer empty, so it stays." in page
+    assert "Without images" not in page
+    cancel(again)
+    assert "ward is in the trash" in client.post(url, {"empty": ""}, follow=True).content.decode()
+    assert UploadedFile.objects.filter(batch__dataset__name="ward").count() == 2  # the ledger is still there
+    assert client.get(f"/imports/{batch.pk}/").status_code == 200

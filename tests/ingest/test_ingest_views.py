@@ -13,6 +13,7 @@ from django.urls import reverse
 from ingest.importing import import_queued
 from ingest.models import FileState, Image, UploadBatch, UploadedFile
 from ingest.receiving import open_batch, receive_file
+from ingest.trash import put_into_trash
 from tests.factories import dicom_bytes, make_image, png_bytes, tar_bytes, zip_bytes
 from tests.ingest.test_import_images import MANIFEST
 
@@ -43,6 +44,25 @@ def test_pages_by_role(client_of: ClientOf, batch: UploadBatch) -> None:
     for role, expected in {"curator": 200, "admin": 200, "clinician": 403, "nobody": 403, None: 302}.items():
         client = client_of(role)
         assert [client.get(page).status_code for page in pages] == [expected] * 3, role
+
+
+def test_pages_lead_back_to_imports(client_of: ClientOf, batch: UploadBatch) -> None:
+    client = client_of("curator")
+    names = ["batch_create", "names", "quarantine", "dataset_list"]
+    for page in (*map("ingest:{}".format, names), "curation:classes", "curation:duplicates"):
+        shown = client.get(reverse(page)).content.decode()
+        assert '<p class="muted"><a href="/imports/">Imports</a>' in shown, page
+
+
+def test_imports_lead_to_their_data_set(client_of: ClientOf, batch: UploadBatch) -> None:
+    client, link = client_of("curator"), f'<a href="/imports/datasets/{batch.dataset_id}/">ward</a>'
+    pages = (reverse("ingest:batch_list"), reverse("ingest:batch_detail", args=[batch.pk]))
+    assert [link in client.get(page).content.decode() for page in pages] == [True, True]
+    put_into_trash(batch.dataset, None)
+    for page in pages:
+        shown = client.get(page).content.decode()
+        assert link not in shown
+        assert 'ward <span class="muted">in the trash</span>' in shown
 
 
 def test_upload_by_the_wrong_role_brings_nothing_in(client_of: ClientOf) -> None:

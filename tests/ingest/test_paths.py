@@ -42,6 +42,14 @@ def test_rejected_files() -> None:
     assert told(rows) == [("rejected", MASKED.format(number)) for number in range(3)]
 
 
+def test_rejected_files_of_an_earlier_version_that_are_tried_again() -> None:
+    rows = sent(without_pixels())
+    rows.update(path=PATH.format(0))
+    assert retry(rows.get().batch) == 1
+    import_queued()
+    assert told(rows) == [("rejected", MASKED.format(0))]
+
+
 def test_left_out_slices() -> None:
     Dataset.objects.create(name="ward", slice_choice=EVERY_NTH, slice_step=10)
     in_space = {"ImagePositionPatient": [0, 0, 0], "InstanceNumber": 2}

@@ -299,7 +299,7 @@ def test_a_lost_original_comes_back_without_notes(batch: UploadBatch, media_root
     assert SECRET not in everything_stored(media_root)
 
 
-def test_a_data_set_that_keeps_identifiers_keeps_the_notes(batch: UploadBatch) -> None:
+def test_a_data_set_that_keeps_identifiers_keeps_the_notes(batch: UploadBatch, client_of: Any) -> None:
     Dataset.objects.filter(pk=batch.dataset_id).update(keeps_identifiers=True)
     receive(batch)
     for row in batch.files.all():
@@ -307,3 +307,6 @@ def test_a_data_set_that_keeps_identifiers_keeps_the_notes(batch: UploadBatch) -
         assert image
         with image.original.open() as file:
             assert file.read() == NOTED[row.path]
+    page = client_of("admin").get(f"/imports/datasets/{batch.dataset_id}/").content.decode()
+    assert "pictures with what is noted beside their pixels (EXIF, GPS, comments)" in page  # of the setting
+    assert "pictures with their notes (EXIF, GPS, comments)" in page  # the warning

@@ -1,5 +1,6 @@
 """Files sent in parts: the protocol, who may, what comes late, twice, too large or never."""
 
+import hashlib
 import threading
 from base64 import b64encode
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import connections
+from django.db import connections, transaction
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -19,7 +20,10 @@ from ingest.importing import import_queued
 from ingest.models import FileState, Image, PendingFile, UploadBatch, UploadedFile
 from ingest.pending import MAX_ATTEMPTS, forget_unfinished, receive, receive_pending, stop_waiting
 from ingest.resumable import add_part
+from ingest.storing import lock_bytes
 from tests.factories import dicom_bytes, make_user, png_bytes, zip_bytes
+from tests.ingest.test_deidentifying import identified
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -318,6 +322,31 @@ def test_archive_whose_reader_died_is_gone_on_with(client: Client, monkeypatch: 
     receive_pending()
     assert [path for path, *_ in rows(batch)] == ["0.png", "1.png", "2.png", "3.png"]
     assert batch.files.filter(state=FileState.IMPORTED).count() == 2
+
+
+def test_members_read_meanwhile_are_not_missed(client: Client) -> None:
+    """What is read loses the patient's words in its path, by which the manifest names it."""
+    archive = {f"Meier/{number}.dcm": identified(number) for number in (1, 2)}
+    manifest = b"path,organ\nMeier/1.dcm,heart\nMeier/2.dcm,heart\nMeier/3.dcm,heart\n"
+    batch = begin(client, 1, "manifest", manifest=SimpleUploadedFile("manifest.csv", manifest))
+
+    def receive_archive() -> None:
+        send(client, batch, "in.zip", zip_bytes(archive))
+        connections.close_all()
+
+    receiver = threading.Thread(target=receive_archive)
+    with transaction.atomic():
+        lock_bytes(hashlib.sha256(archive["Meier/2.dcm"]).hexdigest())  # it comes in when this is over
+        receiver.start()
+        wait_until(batch.files.exists, "the first member")
+        import_queued()
+    receiver.join()
+    import_queued()
+    assert list(batch.files.values_list("path", "organ_name", "state", "reason_code")) == [
+        ("–/1.dcm", "heart", "imported", ""),
+        ("–/2.dcm", "heart", "imported", ""),
+        ("Meier/3.dcm", "", "rejected", "missing_file"),
+    ]
 
 
 def test_many_workers_take_each_file_in_once(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

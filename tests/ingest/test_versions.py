@@ -12,6 +12,7 @@ import pytest
 from django.test import Client
 
 from ingest.models import Dataset, DatasetVersion, Image, OrganClass
+from ingest.trash import put_into_trash
 from ingest.versions import export_version, freeze, listed_in
 from ml.models import TrainingRun
 from tests.factories import make_image, make_user
@@ -107,6 +108,7 @@ def test_the_pages(client_of: ClientOf, dataset: Dataset) -> None:
     assert "Frozen as “2026-11”: 3 images." in post("2026-11")
     assert "Give the version a name" in post("2026-11")
     assert "Nothing has changed since the version “2026-11”." in post("2026-12")
+    assert "at most 56 characters" in post("x" * 57)
     export = f"/imports/datasets/versions/{DatasetVersion.objects.get().pk}/export.zip"
     assert export in client.get(url).content.decode()
     answer: Any = client.get(export)
@@ -114,3 +116,45 @@ def test_the_pages(client_of: ClientOf, dataset: Dataset) -> None:
     assert zipfile.ZipFile(BytesIO(b"".join(answer.streaming_content))).testzip() is None
     for role, expected in {"clinician": 403, "nobody": 403, None: 302}.items():
         assert client_of(role).get(export).status_code == expected
+
+
+def test_versions_by_rest(client_of: ClientOf, dataset: Dataset) -> None:
+    client, url = client_of("integration"), f"/api/v1/datasets/{dataset.pk}/versions/"
+
+    def post(name: str | None, where: str = url) -> Any:
+        return client.post(where, {} if name is None else {"name": name}, content_type="application/json")
+
+    made = post("2026-11")
+    assert (made.status_code, made.json()["name"], made.json()["images"]) == (201, "2026-11", 3)
+    again = post("2026-12")
+    assert (again.status_code, again.json()) == (200, made.json())
+    for name in (None, "", " ", "2026-11", "x" * 57):
+        assert (post(name).status_code, list(post(name).json())) == (400, ["name"])
+    Image.objects.filter(split="").update(split="train")
+    assert post("2026-12").status_code == 201
+    listed = client.get(url).json()["results"]
+    assert [each["name"] for each in listed] == ["2026-12", "2026-11"]
+    assert client.get("/api/v1/dataset-versions/").json()["results"] == listed
+
+    one = f"/api/v1/dataset-versions/{made.json()['id']}/"
+    assert client.get(one).json() == made.json()
+    answer: Any = client.get(one + "export/")
+    assert answer.headers["Content-Disposition"] == 'attachment; filename="test-2026-11.zip"'
+    with zipfile.ZipFile(BytesIO(b"".join(answer.streaming_content))) as archive:
+        assert len(archive.namelist()) == 4
+    empty = Dataset.objects.create(name="empty")
+    nothing = post("first", f"/api/v1/datasets/{empty.pk}/versions/")
+    assert (nothing.status_code, nothing.json()) == (400, {"name": ["There is nothing to freeze yet."]})
+    put_into_trash(dataset, None)
+    assert {each.status_code for each in (post("x"), client.get(url), client.get(one))} == {404}
+
+
+def test_versions_by_rest_and_role(client_of: ClientOf, dataset: Dataset) -> None:
+    version = freeze(dataset, "first")
+    url, one = f"/api/v1/datasets/{dataset.pk}/versions/", f"/api/v1/dataset-versions/{version.pk}/"
+    roles = {"curator": 200, "admin": 200, "integration": 200, "clinician": 403, "nobody": 403, None: 401}
+    for role, expected in roles.items():
+        client = client_of(role)
+        assert [client.get(each).status_code for each in (url, one, one + "export/")] == [expected] * 3, role
+        assert client.post(url, {"name": "second"}).status_code == expected, role  # nothing has changed
+    assert list(DatasetVersion.objects.all()) == [version]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from django.contrib.auth.models import User
 from django.test import Client
 
 from ingest.importing import import_queued
@@ -20,6 +21,7 @@ from ingest.models import (
 )
 from ingest.naming import decide_modality, waiting_modalities
 from ingest.receiving import open_batch, receive_file
+from ingest.trash import put_into_trash
 from ml.models import ModelVersion
 from ml.outputs import by_class
 from search import answering, asking, classes
@@ -321,3 +323,70 @@ def test_probabilities_of_outputs_of_one_class_add_up() -> None:
     names, added = by_class(["a", "b", "a"], np.array([[0.1, 0.5, 0.4]], np.float32))
     assert names == ["a", "b"]
     np.testing.assert_allclose(added, [[0.5, 0.5]])
+
+
+@pytest.fixture
+def superuser(db: None) -> Client:
+    """Nobody else may delete classes."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("root"))
+    return client
+
+
+def delete(client: Client, each: OrganClass | Modality) -> str:
+    url = f"/admin/ingest/{each._meta.model_name}/{each.pk}/delete/"
+    return client.post(url, {"post": "yes"}, follow=True).content.decode()
+
+
+@pytest.mark.parametrize("trashed", [False, True])
+def test_a_class_in_use_is_not_deleted_but_merged(superuser: Client, trashed: bool) -> None:
+    images = [make_image() for _ in range(3)]
+    if trashed:
+        put_into_trash(images[0].dataset, None)
+    some = ", 3 of them in the trash" if trashed else ""
+    for each, page in (
+        (organ("brain"), f"/imports/classes/organ/{organ('brain').pk}/"),
+        (Modality.objects.get(), "/imports/classes/modality/CT/"),
+    ):
+        kind = each._meta.verbose_name
+        shown = delete(superuser, each)
+        assert f"3 images are labelled {each}{some}: it cannot be deleted." in shown
+        assert f'<a href="{page}#merge">Merge it into another {kind}</a> instead.' in shown
+        assert superuser.get(page).status_code == 200
+        assert type(each)._default_manager.filter(pk=each.pk).exists()
+
+
+def test_a_class_that_a_model_version_has_learnt_is_not_deleted(
+    superuser: Client, model_version: ModelVersion
+) -> None:
+    image = make_image(organ=None)
+    index_next_batch()
+    described = Embedding.objects.get(image=image)
+    classes.rename_organ(described.predicted_organ, "another", None)
+    assert "A model version has learnt another: it cannot be deleted." in delete(superuser, organ("another"))
+    assert Embedding.objects.filter(pk=described.pk).exists()
+
+
+def test_selected_classes_are_deleted_where_none_is_in_use(superuser: Client) -> None:
+    make_image()
+    unused = [classes.add_organ(name, None) for name in ("chest", "hand")]
+    data = {"action": "delete_selected", "post": "yes"}
+
+    def delete_selected(*organs: OrganClass) -> str:
+        chosen = data | {"_selected_action": [each.pk for each in organs]}
+        return superuser.post("/admin/ingest/organclass/", chosen, follow=True).content.decode()
+
+    assert "1 image is labelled brain: it cannot be deleted." in delete_selected(organ("brain"), *unused)
+    assert OrganClass.objects.count() == 3
+    assert "Successfully deleted 2 organs" in delete_selected(*unused)
+    assert delete(superuser, classes.add_organ("foot", None))
+    assert [each.name for each in OrganClass.objects.all()] == ["brain"]
+
+
+@pytest.mark.parametrize("role", ["admin", "curator", "clinician"])
+def test_roles_delete_no_classes(client_of: ClientOf, role: str) -> None:
+    shown = client_of(role).post(
+        f"/admin/ingest/organclass/{classes.add_organ('hand', None).pk}/delete/", {"post": "yes"}
+    )
+    assert shown.status_code == (302 if role == "clinician" else 403)  # to signing in to the admin
+    assert OrganClass.objects.exists()
