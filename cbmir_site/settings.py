@@ -278,5 +278,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    # What they tell quotes the keys of objects, which may name patients.
+    "loggers": {name: {"level": "ERROR"} for name in ("botocore", "s3transfer", "urllib3")},
     "root": {"handlers": ["console"], "level": os.environ.get("CBMIR_LOG_LEVEL", "WARNING")},
 }

@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from ingest.directories import FolderRefused
 from ingest.labelling import LABELS, Labels, label, undo
 from ingest.models import (
     Dataset,
@@ -30,7 +31,7 @@ from ingest.models import (
     WatchedFolder,
     images_in_collection,
 )
-from ingest.server_folders import FolderRefused, checked_folder
+from ingest.server_folders import checked_folder
 
 
 class WithImageCount(admin.ModelAdmin[Any]):
@@ -203,7 +204,8 @@ class WatchedFolderForm(forms.ModelForm[WatchedFolder]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if settings.IMPORT_ROOTS and "path" in self.fields:
-            self.fields["path"].help_text = f"Its whole path, below {' or '.join(settings.IMPORT_ROOTS)}."
+            roots = " or ".join(settings.IMPORT_ROOTS)
+            self.fields["path"].help_text = f"Its whole path or address, below {roots}."
 
     def clean_path(self) -> str:
         try:
@@ -214,7 +216,7 @@ class WatchedFolderForm(forms.ModelForm[WatchedFolder]):
 
 @admin.register(WatchedFolder)
 class WatchedFolderAdmin(admin.ModelAdmin[WatchedFolder]):
-    """Folders of the server whose new files come in by themselves."""
+    """Folders and buckets that the server can see, whose new files come in by themselves."""
 
     form = WatchedFolderForm
     list_display = ["path", "dataset", "label_source", "is_active", "looked_at", "taken", "problem"]

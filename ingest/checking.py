@@ -280,8 +280,10 @@ def orphans_among(names: Sequence[str]) -> list[str]:
 def is_settled(name: str) -> bool:
     try:
         return default_storage.get_modified_time(name) < timezone.now() - SETTLED
-    except FileNotFoundError:  # deleted meanwhile
-        return False
+    except Exception:  # of many kinds, by the storage
+        if default_storage.exists(name):
+            raise
+        return False  # deleted meanwhile
 
 
 def delete_orphan(name: str) -> bool:

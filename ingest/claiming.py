@@ -17,6 +17,7 @@ from ingest.storing import delete_unused_original
 CLAIM_FILES, CLAIM_BYTES = 16, 2**24  # at most, of one claim
 CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, however long it takes
 MAX_ATTEMPTS = 3
+OBJECT_STORAGE_PACKAGES = {"botocore", "boto3", "s3transfer"}  # whose errors are no OSErrors
 LOCK = "SELECT FROM ingest_uploadedfile WHERE id = %s AND state = %s AND attempts = %s FOR NO KEY UPDATE"
 
 
@@ -81,10 +82,10 @@ def release_stuck_files() -> None:
 
 
 def is_trouble_of_the_machine(error: Exception) -> bool:
-    """A database or disk that fails, rather than a file that cannot be read."""
-    return isinstance(error, OperationalError | InterfaceError) or (
-        isinstance(error, OSError) and error.errno is not None
-    )
+    """A database, disk or object storage that fails, rather than a file that cannot be read."""
+    is_of_storage = type(error).__module__.partition(".")[0] in OBJECT_STORAGE_PACKAGES
+    is_of_disk = isinstance(error, OSError) and error.errno is not None
+    return is_of_storage or is_of_disk or isinstance(error, OperationalError | InterfaceError)
 
 
 def queue_again(row: UploadedFile) -> None:

@@ -1,4 +1,4 @@
-"""Importing a folder, a file or an archive of this machine, in this process."""
+"""Importing a folder, a file or an archive of this machine, or a bucket, in this process."""
 
 import os
 import time
@@ -12,6 +12,8 @@ from typing import IO, Any
 from django.contrib.auth.models import User
 
 from ingest.archives import DAMAGED, Allowance, is_archive, members_of
+from ingest.buckets import BucketFolder, fetched
+from ingest.directories import NOTHING_THERE, FolderRefused
 from ingest.image_file import RejectedFile
 from ingest.importing import import_queued
 from ingest.labels import (
@@ -31,7 +33,7 @@ Progress = Callable[[int, int], None]  # files done, files in all
 
 
 def import_path(
-    path: Path,
+    path: Path | BucketFolder,
     dataset_name: str,
     label_source: str = "",
     user: User | None = None,
@@ -43,11 +45,11 @@ def import_path(
     on_progress: Progress = lambda done, total: None,
     **of_new_dataset: Any,
 ) -> UploadBatch:
-    """Import a folder, a file or an archive into one batch, and return it when every file is done.
+    """Import a folder, a bucket, a file or an archive into one batch; returns it when every file is done.
 
     Without a label source: a manifest where there is one, else folder names where images lie in folders,
     else DICOM tags. Archives in a folder are unpacked as well. Workers may import beside it. A dry
-    run imports nothing and tells what would happen. Raises ManifestError.
+    run imports nothing and tells what would happen. Raises ManifestError, FolderRefused and RejectedFile.
     """
     files = files_under(path)
     paths = [inside for file in files for inside in paths_inside(file, is_alone=len(files) == 1)]
@@ -116,8 +118,10 @@ def paths_inside(file: IncomingFile, is_alone: bool) -> list[str]:
     return [file.path]
 
 
-def files_under(path: Path) -> list[IncomingFile]:
+def files_under(path: Path | BucketFolder) -> list[IncomingFile]:
     """Every regular file that is not hidden, sorted; folders behind links are not entered."""
+    if isinstance(path, BucketFolder):
+        return objects_in(path)
     if path.is_file():
         return [IncomingFile(path.name, partial(opened, path))]
     found = []
@@ -126,6 +130,17 @@ def files_under(path: Path) -> list[IncomingFile]:
         found += [Path(folder, name) for name in sorted(names)]
     relative = [(file, file.relative_to(path).as_posix()) for file in found if file.is_file()]
     return [IncomingFile(name, partial(opened, file)) for file, name in relative if not is_noise(name)]
+
+
+def objects_in(folder: BucketFolder) -> list[IncomingFile]:
+    """Raises FolderRefused, also where there are none: a mistyped prefix looks like an empty one."""
+    found = [
+        IncomingFile(name, partial(fetched, folder.bucket, folder.start + name, state))
+        for name, state in folder.files()
+    ]
+    if not found:
+        raise FolderRefused(NOTHING_THERE)
+    return found
 
 
 @contextmanager

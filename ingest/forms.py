@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from django import forms
@@ -11,6 +10,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.core.files.uploadedfile import UploadedFile as PostedFile
 
 from ingest.archives import is_archive
+from ingest.directories import FolderRefused
 from ingest.labels import (
     MANIFEST_BYTES,
     MANIFEST_COLUMNS,
@@ -28,7 +28,7 @@ from ingest.receiving import (
     open_batch,
     refuse_trashed,
 )
-from ingest.server_folders import FolderRefused, checked_folder
+from ingest.server_folders import ServerFolder, checked_folder
 from ingest.slices import SliceRule
 
 
@@ -126,14 +126,14 @@ class BatchForm(BatchFields):
     )
     folder = ManyFilesField(required=False, label="A folder")
     paths = forms.CharField(required=False, widget=forms.HiddenInput)
-    server_folder = forms.CharField(required=False, label="A folder of the server")
+    server_folder = forms.CharField(required=False, label="A folder or bucket that the server can see")
 
     def __init__(self, *args: Any, user: User | AnonymousUser, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not settings.IMPORT_ROOTS or not user.has_perm("ingest.add_watchedfolder"):
             del self.fields["server_folder"]
 
-    def clean_server_folder(self) -> Path | None:
+    def clean_server_folder(self) -> ServerFolder | None:
         try:
             return checked_folder(text) if (text := self.cleaned_data["server_folder"]) else None
         except FolderRefused as refused:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from functools import lru_cache, partial
+from io import BytesIO
 from itertools import count
 from time import monotonic
 from typing import IO
@@ -22,7 +23,7 @@ from ingest.labels import MANIFEST_BYTES, Manifest, clean_path, read_manifest
 from ingest.models import PendingFile, PendingKind, UploadBatch, UploadedFile
 from ingest.pseudonyms import keyed_hash
 from ingest.receiving import IncomingFile, receive_each, reject_missing, reject_too_large, reject_unread
-from ingest.resumable import abandoned_batches, delete_parts, joined_parts
+from ingest.resumable import abandoned_batches, delete_parts, joined_parts, store_manifest
 from ingest.server_folders import list_folder, opened_below_root
 
 logger = logging.getLogger(__name__)
@@ -106,21 +107,21 @@ def receive_rows(file: PendingFile) -> None:
 
 def receive_folder(folder: PendingFile) -> None:
     """A folder of the server becomes a pending file for each file in it."""
-    listed = list_folder(folder)
+    files, manifest = list_folder(folder)
     with transaction.atomic():
         UploadBatch.objects.select_for_update().get(pk=folder.batch_id)
         if not PendingFile.objects.filter(pk=folder.pk).exists():
             return  # cancelled
-        manifests = [file for file in listed if file.kind == PendingKind.MANIFEST]
-        expect_files(folder.batch, [file for file in listed if file.kind == PendingKind.FILE])
-        PendingFile.objects.bulk_create(manifests)
+        if manifest:
+            store_manifest(folder.batch, manifest.path, BytesIO(manifest.content), len(manifest.content))
+        expect_files(folder.batch, files)
         finish(folder)
 
 
 def expect_files(batch: UploadBatch, files: list[PendingFile]) -> None:
     """More files of a batch, that wait to be taken in."""
     with transaction.atomic():
-        PendingFile.objects.bulk_create(files)
+        PendingFile.objects.bulk_create(files, batch_size=1000)
         UploadBatch.objects.filter(pk=batch.pk).update(files_to_come=F("files_to_come") + len(files))
 
 
@@ -145,7 +146,7 @@ def manifest_in(pk: int, _updated_at: datetime) -> Manifest:
     """Kept, because each file of its batch asks for it. It was readable when it came."""
     file = PendingFile.objects.select_related("batch__dataset").get(pk=pk)
     columns = file.batch.dataset.manifest_columns
-    with opened_below_root(file) if file.server_path else joined_parts(file) as stream:
+    with joined_parts(file) as stream:
         return read_manifest(stream.read(MANIFEST_BYTES), clean_path(file.path), columns)
 
 

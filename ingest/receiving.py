@@ -132,9 +132,13 @@ def receive_file(
     return row
 
 
-def reject_too_large(row: UploadedFile) -> UploadedFile:
+def too_large() -> RejectedFile:
     limit = settings.MAX_UPLOAD_BYTES / 2**20
-    return reject_unread(row, "too_large", f"The file is larger than the limit of {limit:g} MB.")
+    return RejectedFile("too_large", f"The file is larger than the limit of {limit:g} MB.")
+
+
+def reject_too_large(row: UploadedFile) -> UploadedFile:
+    return reject_unread(row, too_large().code, too_large().sentence)
 
 
 def reject_unread(row: UploadedFile, code: str, sentence: str) -> UploadedFile:

@@ -3,33 +3,24 @@
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from io import BytesIO
-from pathlib import Path
 
 from django.db import transaction
 from django.utils import timezone
 
+from ingest.directories import FolderRefused, State
 from ingest.image_file import RejectedFile
-from ingest.labels import (
-    MANIFEST_BYTES,
-    Manifest,
-    ManifestError,
-    clean_path,
-    has_archive_name,
-    manifest_path,
-    read_manifest,
-)
+from ingest.labels import ManifestError, clean_path, has_archive_name, manifest_path
 from ingest.models import LabelSource, PendingKind, UploadBatch, WatchedFile, WatchedFolder
 from ingest.pending import expect_files
 from ingest.receiving import open_batch
 from ingest.resumable import store_manifest
 from ingest.server_folders import (
-    FolderRefused,
+    FolderManifest,
+    ServerFolder,
     checked_folder,
-    files_below,
-    opened_below_root,
+    manifest_of_folder,
     pending_file,
 )
 
@@ -59,12 +50,10 @@ def look_at(folder: WatchedFolder) -> int:
     folder.looked_at = now
     try:
         top = checked_folder(folder.path)
-        found = dict(files_below(top))
+        found = dict(top.files())
         folder.problem = ""
     except FolderRefused as refused:
         folder.problem = str(refused)
-    except OSError:
-        folder.problem = "The folder, or one in it, may not be read."
     if folder.dataset.trashed_at:
         folder.problem = "Its data set is in the trash."
     taken = 0 if folder.problem else take_settled(folder, top, found)
@@ -72,15 +61,14 @@ def look_at(folder: WatchedFolder) -> int:
     return taken
 
 
-def take_settled(folder: WatchedFolder, top: Path, found: dict[str, os.stat_result]) -> int:
+def take_settled(folder: WatchedFolder, top: ServerFolder, found: dict[str, State]) -> int:
     known = {file.path_digest: file for file in folder.files.all()}
     new, changed, settled = list[WatchedFile](), list[WatchedFile](), dict[str, WatchedFile]()
     for path, state in found.items():
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()
         file = known.get(digest) or WatchedFile(folder=folder, path_digest=digest)
-        as_it_is = (state.st_size, state.st_mtime_ns)
-        if file.pk is None or (file.size_bytes, file.modified) != as_it_is:
-            file.size_bytes, file.modified = as_it_is
+        if file.pk is None or (file.size_bytes, file.modified) != state:
+            file.size_bytes, file.modified = state
             file.taken_at = None
             (changed if file.pk else new).append(file)
         else:
@@ -102,18 +90,10 @@ def take_settled(folder: WatchedFolder, top: Path, found: dict[str, os.stat_resu
     return len(paths)
 
 
-@dataclass(frozen=True)
-class FolderManifest:
-    """A copy, which counts for the files taken with it: the folder's own may be written on."""
-
-    path: str
-    content: bytes
-
-
 def named_in_manifest(
     folder: WatchedFolder,
-    top: Path,
-    found: Mapping[str, os.stat_result],
+    top: ServerFolder,
+    found: Mapping[str, State],
     settled: Collection[str],
     paths: Sequence[str],
 ) -> tuple[list[str], FolderManifest | None]:
@@ -131,11 +111,8 @@ def named_in_manifest(
     if path not in settled or not paths:
         return [], None
     try:
-        with opened_below_root(pending_file(0, top, path, found[path])) as stream:
-            content = stream.read(MANIFEST_BYTES + 1)
-        if len(content) > MANIFEST_BYTES:
-            raise ManifestError(f"The manifest is larger than {MANIFEST_BYTES // 2**20} MB.")
-        manifest = read_manifest(content, clean_path(path), folder.dataset.manifest_columns)
+        file = pending_file(0, top, path, found[path])
+        manifest = manifest_of_folder(file, folder.dataset.manifest_columns)
     except (ManifestError, RejectedFile) as error:
         folder.problem = error.sentence if isinstance(error, RejectedFile) else str(error)
         return [], None
@@ -143,10 +120,10 @@ def named_in_manifest(
     if waiting := len(paths) - len(named):
         wait = "1 file waits" if waiting == 1 else f"{waiting:,} files wait"
         folder.problem = f"{wait} until the manifest.csv names {'it' if waiting == 1 else 'them'}."
-    return named, FolderManifest(manifest.path, content)
+    return named, manifest
 
 
-def is_named(path: str, manifest: Manifest) -> bool:
+def is_named(path: str, manifest: FolderManifest) -> bool:
     """Itself or, of an archive, one of its members."""
     in_archive = f"{path}/"
     return path in manifest.claims or (

@@ -1,12 +1,15 @@
 """Fixtures for every test: files in a folder of the test's own, people of every role, a tiny real model."""
 
 import json
+import logging
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+import requests
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.test import Client
@@ -85,3 +88,48 @@ def model_version(db: None) -> Iterator[ModelVersion]:
     forget_describers()
     yield factories.make_model_version()
     forget_describers()
+
+
+@pytest.fixture(scope="session")
+def object_storage() -> Iterator[str]:
+    """The address of a server of this machine that speaks S3."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield f"http://localhost:{server.get_host_and_port()[1]}"
+    server.stop()
+
+
+@pytest.fixture
+def reached(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Has the product reach the object storage of an address, and gives its own client of it."""
+    from ingest.buckets import client
+
+    def reach(address: str) -> Any:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", address)
+        client.cache_clear()
+        return client()
+
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "product",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": "/nowhere",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nowhere",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    yield reach
+    client.cache_clear()
+
+
+@pytest.fixture
+def s3(object_storage: str, reached: Callable[[str], Any]) -> Any:
+    """The product's client of an empty object storage."""
+    requests.post(f"{object_storage}/moto-api/reset", timeout=10)
+    return reached(object_storage)

@@ -49,11 +49,12 @@ def test_mathematics_and_reading_know_no_django(name: str) -> None:
     assert "django" not in imported_packages(ROOT / name)
 
 
-def test_web_processes_never_import_torch() -> None:
+@pytest.mark.parametrize("package", ["torch", "boto3"])
+def test_web_processes_never_import_what_is_slow_to_import(package: str) -> None:
     script = (
         "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'cbmir_site.settings';"
         "import django; django.setup();"
         "import cbmir_site.urls, cbmir_site.wsgi, ingest.tasks, ml.tasks, search.tasks;"
-        "sys.exit('torch' in sys.modules)"
+        f"sys.exit('{package}' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0

@@ -9,10 +9,11 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from ingest.directories import FolderRefused
 from ingest.importing import import_queued
 from ingest.models import Image, PendingFile, PendingKind, UploadBatch
 from ingest.pending import receive, receive_pending
-from ingest.server_folders import FolderRefused, checked_folder
+from ingest.server_folders import checked_folder
 from tests.factories import dicom_bytes, png_bytes, zip_bytes
 
 pytestmark = pytest.mark.django_db(transaction=True)

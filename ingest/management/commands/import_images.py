@@ -1,4 +1,4 @@
-"""Import a folder, a file or an archive into a data set and tell what became of every file."""
+"""Import a folder, a bucket, a file or an archive into a data set and tell what became of every file."""
 
 import json
 import time
@@ -12,7 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ingest.buckets import SCHEME, BucketFolder
+from ingest.directories import FolderRefused
 from ingest.folders import import_path
+from ingest.image_file import RejectedFile
 from ingest.labels import MANIFEST_COLUMNS, ManifestError
 from ingest.models import Dataset, LabelSource, SliceChoice, UploadBatch
 from ingest.naming import undecided
@@ -21,10 +24,10 @@ from ingest.reports import batch_report
 
 
 class Command(BaseCommand):
-    help = "Import a folder, a file or an archive of images into a data set."
+    help = "Import a folder, a bucket, a file or an archive of images into a data set."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("path", type=Path)
+        parser.add_argument("path", help="Of a folder, a file or an archive, or s3://bucket/prefix.")
         parser.add_argument("--dataset", required=True, help="Name of the data set; made if there is none.")
         parser.add_argument(
             "--labels",
@@ -67,17 +70,15 @@ class Command(BaseCommand):
         )
         parser.add_argument("--json", action="store_true", help="Print one JSON object and nothing else.")
 
-    def handle(self, *, path: Path, dataset: str, labels: str, **options: Any) -> None:
-        path = Path(path)
-        if not path.exists():
-            raise CommandError(f"There is no file or folder {path}.")
+    def handle(self, *, path: Path | str, dataset: str, labels: str, **options: Any) -> None:
+        source = source_of(str(path))
         if not dataset.strip():
             raise CommandError("The data set needs a name.")
         slices = self.slice_options(dataset, options["slices"], options["slice_step"])
         started = time.monotonic()
         try:
             batch = self.import_with_progress(
-                path,
+                source,
                 dataset,
                 labels,
                 makes_organs=options["new_organs"],
@@ -86,7 +87,7 @@ class Command(BaseCommand):
                 manifest_columns=columns_said(options["column"]),
                 **slices,
             )
-        except (ManifestError, TrashError, OSError) as error:
+        except (ManifestError, TrashError, FolderRefused, RejectedFile, OSError) as error:
             raise CommandError(str(error)) from error
         report = batch_report(batch, time.monotonic() - started)
         if options["json"]:
@@ -106,7 +107,9 @@ class Command(BaseCommand):
             raise CommandError(" ".join(error.messages)) from error
         return fields
 
-    def import_with_progress(self, path: Path, dataset: str, labels: str, **options: Any) -> UploadBatch:
+    def import_with_progress(
+        self, source: Path | BucketFolder, dataset: str, labels: str, **options: Any
+    ) -> UploadBatch:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         rate = TextColumn("{task.fields[rate]}")
         started = time.monotonic()
@@ -117,7 +120,7 @@ class Command(BaseCommand):
                 speed = done / max(time.monotonic() - started, 1e-6)
                 progress.update(task, completed=done, total=total, rate=f"{speed:.0f} files/s")
 
-            return import_path(path, dataset, labels, on_progress=show, **options)
+            return import_path(source, dataset, labels, on_progress=show, **options)
 
     def print_tables(self, report: dict[str, Any], is_dry_run: bool) -> None:
         title = "Dry run: nothing was imported" if is_dry_run else f"Imported into {report['dataset']}"
@@ -149,6 +152,16 @@ class Command(BaseCommand):
                 f"Organ names that wait for a decision, on the page Imports: {names}. "
                 "Their images have no label until then."
             )
+
+
+def source_of(text: str) -> Path | BucketFolder:
+    """Raises CommandError."""
+    source = BucketFolder.parsed(text) if text.startswith(SCHEME) else Path(text)
+    if source is None:
+        raise CommandError(f"{text} is no address of a bucket, such as {SCHEME}bucket/prefix.")
+    if isinstance(source, Path) and not source.exists():
+        raise CommandError(f"There is no file or folder {source}.")
+    return source
 
 
 def columns_said(options: list[str]) -> dict[str, str]:
