@@ -20,8 +20,10 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -204,9 +206,10 @@ def whole_installation(place: Installation, options: argparse.Namespace, bare: f
     searches.add_row("idle", *parts_of(idle))
     searches.add_row(f"during the import ({len(watched.searches)})", *parts_of(watched.searches))
     yield searches
-    memory = Table("quarter of the time", "MB at most", title="Memory of all processes")
-    for quarter, megabytes in enumerate(watched.megabytes_by_quarter(), 1):
-        memory.add_row(str(quarter), f"{megabytes:,.0f}")
+    quarters = [f"quarter {number}" for number in range(1, QUARTERS + 1)]
+    memory = Table("", *quarters, title="Memory, MB at most in each quarter of the time")
+    for kind, megabytes in watched.megabytes_by_quarter():
+        memory.add_row(kind, *[f"{most:,.0f}" for most in megabytes])
     yield memory
 
 
@@ -256,7 +259,7 @@ class Watched:
     place: Installation
     search: Callable[[], dict[str, float]]
     searches: list[dict[str, float]] = field(default_factory=list)
-    megabytes: list[float] = field(default_factory=list)
+    megabytes: list[Counter[str]] = field(default_factory=list)  # by kind of process
     is_over: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> "Watched":
@@ -277,16 +280,28 @@ class Watched:
     def weigh(self) -> None:
         """Memory of its own of each process: what is shared, PostgreSQL's buffers above all, counts once."""
         while not self.is_over.wait(5):
-            sizes = []
+            sizes = Counter[str]()
             for process in self.place.processes():
-                try:
-                    sizes.append(process.memory_full_info().pss / 2**20)
-                except psutil.Error:
-                    continue
-            self.megabytes.append(sum(sizes))
+                with suppress(psutil.Error):
+                    sizes[kind_of(process)] += process.memory_full_info().pss // 2**20
+            self.megabytes.append(sizes)
 
-    def megabytes_by_quarter(self) -> list[float]:
-        return [max(part, default=0.0) for part in np.array_split(self.megabytes, QUARTERS)]
+    def megabytes_by_quarter(self) -> Iterator[tuple[str, list[float]]]:
+        for kind in sorted(set().union(*self.megabytes)):
+            yield kind, most_by_quarter([sizes[kind] for sizes in self.megabytes])
+        yield "all", most_by_quarter([sizes.total() for sizes in self.megabytes])
+
+
+def most_by_quarter(numbers: list[int]) -> list[float]:
+    return [max(part, default=0.0) for part in np.array_split(numbers, QUARTERS)]
+
+
+def kind_of(process: psutil.Process) -> str:
+    """A worker by what it listens to, everything else by its program."""
+    words = process.cmdline()
+    if "-Q" in words:
+        return f"worker, {words[words.index('-Q') + 1]}"
+    return "web" if "gunicorn" in " ".join(words) else process.name()
 
 
 if __name__ == "__main__":
