@@ -43,6 +43,7 @@ from tests.installation import Installation
 SLICES = 201
 FILES_PER_ARCHIVE = 250
 IDLE_SEARCHES = 60
+SETTLING_SECONDS = 30  # for indexes to be fitted after an import
 QUARTERS = 4
 PARTS = ("whole", "decoding", "network", "ranking", "rest")
 
@@ -192,6 +193,8 @@ def whole_installation(place: Installation, options: argparse.Namespace, bare: f
         )
         seconds = time.perf_counter() - started
     searchable = (described(version) - first) / seconds
+    time.sleep(SETTLING_SECONDS)
+    afterwards = [ask(session, url, path) for path in queries]
     rates.add_row("sent, imported and searchable", f"{searchable:.1f}", f"{searchable / bare:.0%}")
     second = ModelVersion.objects.create(**checkpoint, **names_in(options), status=VersionStatus.TRAINED)
     second.request_activation()
@@ -203,8 +206,9 @@ def whole_installation(place: Installation, options: argparse.Namespace, bare: f
     rates.add_row("peer: the bare network, in batches", f"{bare:.1f}", "")
     yield rates
     searches = Table("", *PARTS, title="Searches by upload, ms: median / p95")
-    searches.add_row("idle", *parts_of(idle))
+    searches.add_row("idle, before", *parts_of(idle))
     searches.add_row(f"during the import ({len(watched.searches)})", *parts_of(watched.searches))
+    searches.add_row("idle, afterwards: a larger collection", *parts_of(afterwards))
     yield searches
     quarters = [f"quarter {number}" for number in range(1, QUARTERS + 1)]
     memory = Table("", *quarters, title="Memory, MB at most in each quarter of the time")
