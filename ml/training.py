@@ -300,16 +300,16 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 @functools.cache
 def _bfloat16_is_faster_here() -> bool:
     """By a trial, a tenth of a second: there are processors that have bfloat16 and are slow in it."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
         layer = nn.Conv2d(256, 256, 3, padding=1).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = torch.randn(8, 256, 13, 13).to(memory_format=torch.channels_last).requires_grad_()
-    seconds = {True: math.inf, False: math.inf}
-    for low in (True, False) * 3:
-        started = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, low):
-            y = layer(x)
-        y.sum().backward()
-        seconds[low] = min(seconds[low], time.perf_counter() - started)
+        seconds = {True: math.inf, False: math.inf}
+        for low in (True, False) * 3:
+            started = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, low):
+                y = layer(x)
+            y.sum().backward()
+            seconds[low] = min(seconds[low], time.perf_counter() - started)
     return seconds[True] < seconds[False]
 
 

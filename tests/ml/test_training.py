@@ -11,7 +11,7 @@ import torch
 from ml.network import organ_network
 from ml.recipes import RECIPES
 from ml.schedule import Schedule
-from ml.training import Progress, Stopped, TrainingData, train
+from ml.training import Progress, Stopped, TrainingData, _bfloat16_is_faster_here, train
 from tests.factories import make_pixels, tiny_shape
 
 
@@ -152,3 +152,13 @@ def test_a_follower_that_dies_ends_the_training() -> None:
             on_progress=kill_followers,
         )
     assert not torch.distributed.is_initialized()
+
+
+def test_which_number_format_is_faster_is_found_out_while_a_network_is_asked_too() -> None:
+    _bfloat16_is_faster_here.cache_clear()
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    with torch.inference_mode():
+        assert _bfloat16_is_faster_here() in (True, False)
+    assert torch.equal(torch.rand(1), expected)  # the trial draws no numbers of the caller's
