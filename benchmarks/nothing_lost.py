@@ -248,7 +248,7 @@ def kill_service(leader: int, how: float, rng: random.Random) -> None:
 
 
 def settled(supervisor: "Supervisor") -> bool:
-    """Whether in the end no file waits and no image lacks its embedding."""
+    """Whether in the end no file waits, or waits to be tidied after, and no image lacks its embedding."""
     from django.db import Error, connection
 
     from ingest.models import UploadedFile
@@ -261,7 +261,10 @@ def settled(supervisor: "Supervisor") -> bool:
         try:
             version = ModelVersion.objects.active()
             assert version
-            if not UploadedFile.objects.unfinished().exists() and not images_missing(version).exists():
+            waiting = UploadedFile.objects.unfinished() | UploadedFile.objects.filter(
+                claimed_at__isnull=False
+            )
+            if not waiting.exists() and not images_missing(version).exists():
                 return True
         except Error:
             connection.close()

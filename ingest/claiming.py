@@ -1,6 +1,7 @@
 """The ledger as a queue: rows are claimed by an UPDATE, locked while they are read, and queued again when
 their reader dies."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -12,11 +13,12 @@ from django.utils import timezone
 
 from ingest.keeping import MISSING_BYTES
 from ingest.models import FileState, UploadBatch, UploadedFile, UploadedFileQuerySet
-from ingest.storing import delete_unused_original
+from ingest.storing import delete_unused_original, delete_unused_originals
 
 CLAIM_FILES, CLAIM_BYTES = 16, 2**24  # at most, of one claim
 CLAIM_TIMEOUT = timedelta(minutes=1)  # a living reader holds its row locked, however long it takes
 MAX_ATTEMPTS = 3
+TIDIED_AT_ONCE = 500  # files that killed workers left
 OBJECT_STORAGE_PACKAGES = {"botocore", "boto3", "s3transfer"}  # whose errors are no OSErrors
 LOCK = "SELECT FROM ingest_uploadedfile WHERE id = %s AND state = %s AND attempts = %s FOR NO KEY UPDATE"
 
@@ -71,8 +73,26 @@ def stuck_files() -> UploadedFileQuerySet:
     return reading.select_for_update(skip_locked=True, no_key=True)
 
 
+def tidy(rows: Iterable[UploadedFile]) -> None:
+    """Delete what came in of those files that ended, unless it is what is kept, or is still waited for.
+
+    A claim's files are tidied together at its end, and that is noted: for a worker that was killed before,
+    another one does it (`release_stuck_files`).
+    """
+    rows = list(rows)
+    delete_unused_originals({row.sha256 for row in rows})
+    UploadedFile.objects.ended().filter(pk__in=[row.pk for row in rows]).update(claimed_at=None)
+
+
+def untidied_files() -> UploadedFileQuerySet:
+    """Rows that ended in a claim that did not come to its end, a while ago."""
+    return UploadedFile.objects.ended().filter(claimed_at__lt=timezone.now() - CLAIM_TIMEOUT)
+
+
 def release_stuck_files() -> None:
-    """Queue again what a killed worker was reading; give up on what has killed several."""
+    """Queue again what a killed worker was reading, give up on what has killed several, and tidy after it."""
+    if left := untidied_files()[:TIDIED_AT_ONCE]:
+        tidy(left)
     with transaction.atomic():
         stuck = list(stuck_files().values_list("pk", "attempts"))
         again = [pk for pk, attempts in stuck if attempts < MAX_ATTEMPTS]

@@ -25,6 +25,7 @@ from ingest.claiming import (
     queue_again,
     reject,
     release_stuck_files,
+    tidy,
 )
 from ingest.deidentifying import CLEAN_PIXEL_DATA, Deidentified, tags_without_words, without_words
 from ingest.duplicates import pair_same_pixels, pixel_hash
@@ -51,7 +52,6 @@ from ingest.reading import read_image
 from ingest.renditions import network_rendition, preview
 from ingest.signals import about_to_work, images_imported
 from ingest.storing import (
-    delete_unused_originals,
     original_name,
     preview_name,
     rendition_name,
@@ -89,8 +89,7 @@ def import_claimed(rows: list[UploadedFile]) -> None:
         for row in waiting:
             queue_again(row)
         announce(image_ids)
-        # What came in goes, unless it is what is kept, or is still waited for.
-        delete_unused_originals({row.sha256 for row in rows})
+        tidy(rows)
 
 
 @dataclass

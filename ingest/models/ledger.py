@@ -85,6 +85,9 @@ class UploadedFileQuerySet(models.QuerySet["UploadedFile"]):
     def unfinished(self) -> "UploadedFileQuerySet":
         return self.filter(state__in=[FileState.QUEUED, FileState.READING])
 
+    def ended(self) -> "UploadedFileQuerySet":
+        return self.exclude(state__in=[FileState.QUEUED, FileState.READING])
+
     def needing_bytes(self) -> "UploadedFileQuerySet":
         """Still to be read or decided on, or to be tried again."""
         return self.filter(Q(state__in=AWAITED) | Q(is_retryable=True))
@@ -111,7 +114,9 @@ class UploadedFile(models.Model):
         default=False, help_text="Rejected, and its bytes are kept so that it can be tried again."
     )
     attempts = models.PositiveSmallIntegerField(default=0)
-    claimed_at = models.DateTimeField(null=True, blank=True)
+    claimed_at = models.DateTimeField(
+        null=True, blank=True, help_text="Empty again when it ended and what came in was tidied away."
+    )
     finished_at = models.DateTimeField(null=True, blank=True)
     duplicate_of = models.ForeignKey(
         "Image", models.SET_NULL, null=True, blank=True, related_name="duplicate_files"
@@ -132,6 +137,9 @@ class UploadedFile(models.Model):
                 condition=Q(state__in=["queued", "reading", "quarantined"]) | Q(is_retryable=True),
             ),
             models.Index(fields=["batch", "finished_at"], name="uploadedfile_finished"),
+            models.Index(
+                fields=["claimed_at"], name="uploadedfile_claimed", condition=Q(claimed_at__isnull=False)
+            ),
             models.Index(fields=["sha256"], name="uploadedfile_merged", condition=Q(reason_code="merged")),
         ]
 

@@ -20,6 +20,7 @@ from ingest.naming import decide
 from ingest.pseudonyms import keyed_hash
 from ingest.receiving import open_batch, receive_file
 from ingest.signals import images_imported
+from ingest.storing import original_name
 from ingest.tasks import import_queued_files
 from tests.factories import claim_one, dicom_bytes, png_bytes
 
@@ -192,6 +193,24 @@ def test_file_that_kills_its_reader_is_not_taken_with_others_again(batch: Upload
     release_stuck_files()
     assert [[row.pk for row in claim_files()] for _ in range(4)] == [[row.pk] for row in rows] + [[]]
     assert set(batch.files.values_list("attempts", flat=True)) == {2}
+
+
+def test_what_came_in_is_deleted_though_the_worker_was_killed_before(
+    batch: UploadBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [receive_file(batch, f"{n}.dcm", dicom_bytes(seed=n)) for n in range(2)]
+    with monkeypatch.context() as killed:
+        killed.setattr("ingest.importing.tidy", lambda rows: None)
+        import_queued()
+    came_in = [original_name(row.sha256) for row in rows]
+    assert all(map(default_storage.exists, came_in))
+    release_stuck_files()
+    assert all(map(default_storage.exists, came_in)), "a fresh claim is left to its worker"
+    UploadedFile.objects.update(claimed_at=timezone.now() - timedelta(hours=1))
+    release_stuck_files()
+    assert not any(map(default_storage.exists, came_in))
+    assert not UploadedFile.objects.filter(claimed_at__isnull=False).exists()
+    assert all(default_storage.exists(str(image.original.name)) for image in Image.objects.all())
 
 
 def test_trouble_with_one_file_frees_those_claimed_with_it(batch: UploadBatch, media_root: Path) -> None:
