@@ -1,7 +1,7 @@
 """What killed processes left in the storage: files as they came, of which nothing more is to be done.
 
 A worker commits what became of a file, and then deletes what came in; killed in between, it leaves it to
-another one (`ingest/claiming.py`). This finds what is left for other reasons, such as earlier versions'.
+another one (`ingest/claiming.py`). This finds what is left all the same, by earlier versions for one.
 Only what the ledger knows is taken away here. Files without a row may be all that is left of an import, where
 the database was restored from a backup: those are for check_collection, and whoever calls it.
 """
