@@ -38,6 +38,11 @@ def ranks(page: Page) -> list[int]:
     return [int(text) for text in page.locator("#results .card-rank").all_inner_texts()]
 
 
+def distances(page: Page) -> list[float]:
+    texts = page.locator("#results .card-distance").all_inner_texts()
+    return [float(text.split()[-1]) for text in texts]
+
+
 def found_images(page: Page) -> list[str]:
     """The addresses of the result cards in their order."""
     return [card.get_attribute("href") or "" for card in cards(page).all()]
