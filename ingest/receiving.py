@@ -138,7 +138,8 @@ def too_large() -> RejectedFile:
 
 
 def reject_too_large(row: UploadedFile) -> UploadedFile:
-    return reject_unread(row, too_large().code, too_large().sentence)
+    refusal = too_large()
+    return reject_unread(row, refusal.code, refusal.sentence)
 
 
 def reject_unread(row: UploadedFile, code: str, sentence: str) -> UploadedFile:
