@@ -43,12 +43,24 @@ NARROW: dict[str, Any] = {
 }  # 4 times as fast
 MEASURES = {"accuracy": "accuracy", "map": "mAP", "precision_at_1": "P@1"}
 GEOMETRY = Augmentation(
-    gamma=0, curve=0, contrast=0, brightness=0, shading=0, negative=0, low_resolution=0, cover=0, noise=0
+    any_curve=0,
+    gamma=0,
+    curve=0,
+    contrast=0,
+    brightness=0,
+    shading=0,
+    negative=0,
+    low_resolution=0,
+    cover=0,
+    noise=0,
 )
-GREY = replace(Augmentation(), low_resolution=0.0, cover=0.0)
+RISING = replace(Augmentation(), any_curve=0.0)
+GREY = replace(RISING, low_resolution=0.0, cover=0.0)
 # What a step adds. The first is the network with a modern start, optimiser and schedule, and nothing else.
 STEPS: dict[str, dict[str, Any]] = {
     "plain": {
+        "batch_norm": False,
+        "learning_rate": 3e-4,
         "augmentation": None,
         "framed": False,
         "per_image": False,
@@ -61,12 +73,14 @@ STEPS: dict[str, dict[str, Any]] = {
         "unit_fc1": False,
         "dropout": 0.5,
     },
+    "batch norms and a higher rate": {"batch_norm": True, "learning_rate": 1e-3},
     "geometry": {"augmentation": GEOMETRY},
     "grey values": {"augmentation": GREY},
-    "resolution and cover": {"augmentation": Augmentation()},
+    "resolution and cover": {"augmentation": RISING},
+    "any curve of grey values": {"augmentation": Augmentation()},
     "the part that shows something": {"framed": True},
     "each image's own scale": {"per_image": True},
-    "64 pixels a side": {"resolution": 64},
+    "96 pixels a side": {"resolution": 96},
     "half equalised": {"equalisation": 0.5},
     "modality head": {"modality_weight": 0.5},
     "label smoothing": {"label_smoothing": 0.05},

@@ -86,7 +86,8 @@ def reframe(images: Tensor, boxes: Tensor, crop: int, strength: Augmentation, dr
 
 
 def regrade(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
-    """Other windows and scanners: gamma, a rising curve, contrast, brightness, shading, the negative."""
+    """Other scanners: curves of grey values, gamma, contrast, brightness, shading, the negative."""
+    view = torch.where(draw.chance(strength.any_curve), any_curve(view.clamp(0, 1), draw), view)
     view = view.clamp(1e-4, 1).pow(draw.factor(strength.gamma))
     view = torch.where(draw.chance(strength.curve), rising_curve(view, draw), view)
     view = (view - 0.5) * draw.factor(strength.contrast) + 0.5 + draw.either_way(strength.brightness)
@@ -99,7 +100,19 @@ def regrade(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
 def rising_curve(view: Tensor, draw: Draw, pieces: int = 5) -> Tensor:
     """Each image's grey values through a random rising polyline from 0 to 1, as another window would."""
     rises = draw.numbers(len(view), pieces) + 0.15
-    knots = F.pad(rises.cumsum(1) / rises.sum(1, keepdim=True), (1, 0))  # (N, pieces + 1)
+    return through(F.pad(rises.cumsum(1) / rises.sum(1, keepdim=True), (1, 0)), view)
+
+
+def any_curve(view: Tensor, draw: Draw, pieces: int = 5) -> Tensor:
+    """Each image's grey values through any polyline, as another sequence of MR would; black mostly stays."""
+    knots = draw.numbers(len(view), pieces + 1)
+    knots[:, 0] *= draw.numbers(len(view)) < 0.3
+    return through(knots, view)
+
+
+def through(knots: Tensor, view: Tensor) -> Tensor:
+    """Grey values (0..1) of N images through the polylines with these values (N, pieces + 1)."""
+    pieces = knots.shape[1] - 1
     position = view.flatten(1) * pieces
     piece = position.floor().clamp(0, pieces - 1).long()
     low, high = knots.gather(1, piece), knots.gather(1, piece + 1)

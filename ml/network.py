@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from ml.recipes import Recipe
+
+FOLLOWED_BY_RELU = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc1", "fc2", "fc3")
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,27 @@ def organ_network(shape: NetworkShape, recipe: Recipe) -> OrganNetwork:
     """As the recipe starts it; of `shape` the recipe decides dropout, and whether FC1 has length 1."""
     network = OrganNetwork(replace(shape, dropout=recipe.dropout, unit_fc1=recipe.unit_fc1))
     (initialise_as_paper if recipe.paper_initialisation else initialise_for_relu)(network)
+    if recipe.batch_norm:
+        insert_batch_norms(network)
     return network
+
+
+def insert_batch_norms(network: OrganNetwork) -> None:
+    """One before every ReLU, for the time of the training (Ioffe and Szegedy, ICML 2015)."""
+    for name in FOLLOWED_BY_RELU:
+        layer = getattr(network, name)
+        convolves = isinstance(layer, nn.Conv2d)
+        norm = nn.BatchNorm2d(layer.out_channels) if convolves else nn.BatchNorm1d(layer.out_features)
+        setattr(network, name, nn.Sequential(layer, norm))
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Into the weights of the layers before them: the same function, by the paper's network alone."""
+    network.eval()
+    for name in FOLLOWED_BY_RELU:
+        layer, norm = getattr(network, name)
+        fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
+        setattr(network, name, fuse(layer, norm))
 
 
 def initialise_as_paper(network: OrganNetwork) -> None:

@@ -13,6 +13,7 @@ class Augmentation:
     stretch: float = 0.2  # width by height, up to 1 + this
     shift: float = 0.1  # of half a side, either way
     gamma: float = 0.6  # exponent up to 1 + this
+    any_curve: float = 0.25  # share of images whose grey values go through any random curve
     curve: float = 0.3  # share of images whose grey values go through a random rising curve
     contrast: float = 0.4
     brightness: float = 0.12
@@ -31,6 +32,7 @@ class Recipe:
     batch_size: int
     learning_rate: float
     paper_initialisation: bool = False
+    batch_norm: bool = False  # before every ReLU while it learns, see `ml.network.fold_batch_norms`
     optimiser: str = "adamw"  # or sgd
     weight_decay: float = 0.0
     dropout: float = 0.5
@@ -69,13 +71,14 @@ RECIPES = {
         name="default",
         epochs=30,
         batch_size=64,
-        learning_rate=3e-4,
+        learning_rate=1e-3,
+        batch_norm=True,
         weight_decay=0.02,
         dropout=0.3,
         augmentation=Augmentation(),
         framed=True,
         per_image=True,
-        resolution=64,
+        resolution=96,
         equalisation=0.5,
         modality_weight=0.5,
         fc1_weight=2.0,

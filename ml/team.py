@@ -38,7 +38,11 @@ class Team:
 
     def joined(self, learner: nn.Module) -> nn.Module:
         """The same module, whose gradients are averaged over the team; it starts as the leader's."""
-        return DistributedDataParallel(learner) if self.size > 1 else learner
+        if self.size == 1:
+            return learner
+        if self.device.type == "cuda":  # on a CPU, each process's share is normalised for itself
+            learner = nn.SyncBatchNorm.convert_sync_batchnorm(learner)  # type: ignore[no-untyped-call]
+        return DistributedDataParallel(learner)
 
     def hand_out(self, header: Sequence[int], batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The leader's share of a batch, whose followers get theirs from `handed_out`.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ml.augmentation import augment
-from ml.network import NetworkOutput, NetworkShape, device_for
+from ml.network import NetworkOutput, NetworkShape, device_for, fold_batch_norms
 from ml.objective import Objective
 from ml.preprocess import Preprocessing
 from ml.recipes import Recipe
@@ -97,8 +97,10 @@ def train(
     with team_of(processes, target, follow, *start) as team:
         loop = _Loop.begun(team, *start)
         _lead(loop, data, validation, max_seconds, resume_dir, on_progress, should_stop)
-    network = cast(N, loop.learner.network)
-    return network.eval().to("cpu"), preprocessing, schedule.history
+    network = cast(N, loop.learner.network.eval().to("cpu"))
+    if recipe.batch_norm:
+        fold_batch_norms(network)
+    return network, preprocessing, schedule.history
 
 
 def follow(team: Team, *start: Any) -> None:
@@ -235,8 +237,7 @@ class _Loop:
             order = rng.choice(len(data), len(data), p=weights / weights.sum())
         else:
             order = rng.permutation(len(data))
-        size = self.recipe.batch_size
-        return [order[start : start + size] for start in range(done * size, len(order), size)]
+        return np.array_split(order, self.schedule.steps_per_epoch)[done:]  # none of a few images
 
     def read(self, data: TrainingData, rows: NDArray[np.int64]) -> Batch:
         if isinstance(data.renditions, np.memmap):

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from ml.augmentation import Draw, augment, rising_curve
+from ml.augmentation import Draw, any_curve, augment, rising_curve
 from ml.preprocess import Preprocessing
 from ml.recipes import Augmentation
 from tests.factories import make_pixels
 
 PLAIN = Preprocessing(mean=0.0, std=1.0)  # grey values as they are
 NOTHING = Augmentation(
-    rotation=0, scale=(0.875, 0.875), stretch=0, shift=0, gamma=0, curve=0, contrast=0, brightness=0,
-    shading=0, negative=0, low_resolution=0, cover=0, noise=0,
+    rotation=0, scale=(0.875, 0.875), stretch=0, shift=0, gamma=0, any_curve=0, curve=0, contrast=0,
+    brightness=0, shading=0, negative=0, low_resolution=0, cover=0, noise=0,
 )  # fmt: skip
 
 
@@ -45,8 +45,8 @@ def test_without_any_strength_only_the_mirror_is_left() -> None:
     "change",
     [
         {"rotation": 20.0}, {"scale": (0.5, 0.6)}, {"stretch": 0.5}, {"shift": 0.3}, {"gamma": 0.8},
-        {"curve": 1.0}, {"contrast": 0.6}, {"brightness": 0.3}, {"shading": 0.5}, {"negative": 1.0},
-        {"low_resolution": 1.0}, {"cover": 1.0}, {"noise": 0.2},
+        {"any_curve": 1.0}, {"curve": 1.0}, {"contrast": 0.6}, {"brightness": 0.3}, {"shading": 0.5},
+        {"negative": 1.0}, {"low_resolution": 1.0}, {"cover": 1.0}, {"noise": 0.2},
     ],
 )  # fmt: skip
 def test_every_strength_changes_something(change: dict[str, float]) -> None:
@@ -60,3 +60,12 @@ def test_a_rising_curve_keeps_the_order_of_grey_values() -> None:
     assert (curved.diff(dim=1) > 0).all()
     assert torch.allclose(curved[:, [0, -1]], torch.tensor([0.0, 1.0]).expand(4, 2), atol=1e-5)
     assert not torch.allclose(curved[0], curved[1], atol=0.01)
+
+
+def test_any_curve_maps_equal_grey_values_to_equal_ones_and_mostly_keeps_black() -> None:
+    image = torch.tensor([0.0, 0.3, 0.3, 0.7, 1.0]).view(1, 1, 1, 5).repeat(200, 1, 1, 1)
+    curved = any_curve(image, Draw(200, torch.Generator().manual_seed(0))).flatten(1)
+    assert torch.equal(curved[:, 1], curved[:, 2])
+    assert 0 <= curved.min() <= curved.max() <= 1
+    assert 0.6 < (curved[:, 0] == 0).float().mean() < 0.8
+    assert 0.3 < (curved[:, 3] > curved[:, 1]).float().mean() < 0.7  # falls as often as it rises

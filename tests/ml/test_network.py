@@ -10,11 +10,14 @@ from ml.network import (
     NetworkShape,
     OrganNetwork,
     device_for,
+    fold_batch_norms,
     initialise_as_paper,
+    organ_network,
     trainable_parameters,
 )
 from ml.preprocess import Preprocessing
 from ml.projection import fit_projection
+from ml.recipes import RECIPES
 from tests.factories import make_pixels, tiny_shape
 
 # Kernel size, channels in and out of each convolution; inputs and outputs of each layer above.
@@ -56,6 +59,22 @@ def test_the_paper_initialisation() -> None:
     assert all(values == [0.0] for name, values in biases.items() if name not in ones)
     assert network.fc1.weight.std().item() == pytest.approx(0.01, rel=0.01)
     assert network.fc1.weight.mean().item() == pytest.approx(0, abs=1e-4)
+
+
+def test_batch_norms_fold_into_the_paper_network() -> None:
+    torch.manual_seed(0)
+    plain = organ_network(tiny_shape(), replace(RECIPES["default"], batch_norm=False))
+    network = organ_network(tiny_shape(), replace(RECIPES["default"], batch_norm=True, dropout=0.0))
+    x = 3 * torch.rand(8, 1, 224, 224)
+    for _ in range(3):
+        seen = network.train()(x)  # takes in mean and variance
+    expected = network.eval()(x)
+    assert not torch.allclose(seen.organ_logits, expected.organ_logits, rtol=1e-3)
+    fold_batch_norms(network)
+    folded = network(x)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    for name in ("fc1", "organ_logits", "modality_logits"):
+        assert torch.allclose(getattr(folded, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -102,8 +102,15 @@ def test_a_missing_device_is_told_before_anything_is_trained() -> None:
 
 
 def test_two_processes_learn_what_one_does() -> None:
-    """Without what they draw at random each for itself: dropout and augmentation."""
-    recipe = replace(RECIPES["default"], dropout=0.0, augmentation=None, batch_size=8, bfloat16=False)
+    """Without what each does for itself: dropout, augmentation, on a CPU the norms of its share."""
+    recipe = replace(
+        RECIPES["default"],
+        dropout=0.0,
+        augmentation=None,
+        batch_norm=False,
+        batch_size=4,
+        bfloat16=False,
+    )
     arguments = (data(20), data(4, 1000), tiny_shape(), recipe, organ_network)
     alone, _, _ = train(*arguments, epochs=3, device="cpu")
     together, _, history = train(*arguments, epochs=3, device="cpu", processes=2)
