@@ -93,6 +93,7 @@ def insert_batch_norms(network: OrganNetwork) -> None:
         layer = getattr(network, name)
         convolves = isinstance(layer, nn.Conv2d)
         norm = nn.BatchNorm2d(layer.out_channels) if convolves else nn.BatchNorm1d(layer.out_features)
+        layer.bias.requires_grad_(False)  # the norm has one
         setattr(network, name, nn.Sequential(layer, norm))
 
 
@@ -102,7 +103,7 @@ def fold_batch_norms(network: nn.Module) -> None:
     for name in FOLLOWED_BY_RELU:
         layer, norm = getattr(network, name)
         fuse = fuse_conv_bn_eval if isinstance(layer, nn.Conv2d) else fuse_linear_bn_eval
-        setattr(network, name, fuse(layer, norm))
+        setattr(network, name, fuse(layer, norm).requires_grad_())
 
 
 def initialise_as_paper(network: OrganNetwork) -> None:

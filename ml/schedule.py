@@ -65,18 +65,25 @@ def save_state(
 def load_state(
     folder: Path, learner: nn.Module, optimiser: torch.optim.Optimizer, schedule: Schedule
 ) -> bool:
-    """Continue from what `save_state` left; False where there is nothing."""
+    """Continue from what `save_state` left; False where there is nothing, or that of another network."""
     if not (folder / "state.json").exists():
         return False
     description = json.loads((folder / "state.json").read_text())
     tensors = load_file(folder / description["file"])
-    learner.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("learner.")})
+    weights = {k[8:]: v for k, v in tensors.items() if k.startswith("learner.")}
+    if weights.keys() != learner.state_dict().keys():
+        return False
+    learner.load_state_dict(weights)
     state = optimiser.state_dict()
     for key, tensor in tensors.items():
         if key.startswith("optimiser."):
             _, index, name = key.split(".", 2)
             state["state"].setdefault(int(index), {})[name] = tensor
     optimiser.load_state_dict(state)
+    for parameter, entry in optimiser.state.items():
+        for name, value in entry.items():
+            if value.shape == parameter.shape:  # the update takes both in the order of memory
+                entry[name] = torch.empty_like(parameter).copy_(value)
     schedule.total_steps, schedule.step = description["total_steps"], description["step"]
     schedule.history = [EpochResult(**entry) for entry in description["history"]]
     return True
