@@ -2,7 +2,8 @@
 
 The leader alone reads images, keeps the schedule, validates, and talks to the outside. Each step it hands
 every process the whole batch, of which each learns from its own share; DistributedDataParallel averages what
-they learnt. So the result is that of one process with the whole batch, whatever the number of GPUs.
+they learnt. So the result is that of one process with the whole batch, whatever the number of GPUs. On CPUs
+batch norms are the exception: each process has those of its own share.
 
 A follower is a process of its own, `python -m ml.team`, that is told what to do through its standard input
 and ends when that closes: it cannot outlive its leader, however that ends.
