@@ -87,9 +87,11 @@ def reframe(images: Tensor, boxes: Tensor, crop: int, strength: Augmentation, dr
 
 def regrade(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
     """Other scanners: curves of grey values, gamma, contrast, brightness, shading, the negative."""
-    view = torch.where(draw.chance(strength.any_curve), any_curve(view.clamp(0, 1), draw), view)
+    part = draw.some(strength.any_curve)
+    view[part] = any_curve(view[part], draw)
     view = view.clamp(1e-4, 1).pow(draw.factor(strength.gamma))
-    view = torch.where(draw.chance(strength.curve), rising_curve(view, draw), view)
+    part = draw.some(strength.curve)
+    view[part] = rising_curve(view[part], draw)
     view = (view - 0.5) * draw.factor(strength.contrast) + 0.5 + draw.either_way(strength.brightness)
     if strength.shading:
         view = torch.where(draw.chance(0.4), view * shading(view.shape[-1], strength.shading, draw), view)
