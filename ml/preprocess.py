@@ -59,13 +59,14 @@ class Preprocessing:
 
     def normalise(self, grey: Tensor) -> Tensor:
         """float32 (N, 1, 224, 224); grey: float32 (N, 1, rows, columns) in 0..1."""
-        if self.resolution:  # first: what follows has fewer pixels to see
+        if self.resolution and grey.shape[-1] != self.resolution:  # first: what follows sees fewer pixels
             grey = F.adaptive_avg_pool2d(grey, self.resolution)
         if self.equalisation:
             grey = torch.lerp(grey, equalised(grey), self.equalisation)
         if self.per_image:
-            std, mean = torch.std_mean(grey, dim=(1, 2, 3), keepdim=True)
-            grey = (grey - mean) / std.clamp_min(FLATTEST)
+            grey = grey - grey.mean((1, 2, 3), keepdim=True)
+            std = grey.square().mean((1, 2, 3), keepdim=True).sqrt()  # torch.std takes eight times as long
+            grey = grey / std.clamp_min(FLATTEST)
         else:
             grey = (grey - self.mean) / self.std
         if self.resolution:
