@@ -70,6 +70,13 @@ def test_a_stopped_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
     assert torch.allclose(weights(straight), weights(resumed), atol=1e-6)
 
 
+def test_no_batch_is_a_single_image() -> None:
+    """Of which there is no variance for a batch norm to learn."""
+    recipe = replace(RECIPES["default"], batch_size=8)
+    _, _, history = train(data(9), data(2, 1000), tiny_shape(), recipe, organ_network, epochs=1, device="cpu")
+    assert np.isfinite(history[0].train_loss)
+
+
 def test_the_state_of_another_network_is_not_taken_up(tmp_path: Path) -> None:
     arguments = (data(12), data(4, 1000), tiny_shape())
     other = replace(RECIPES["default"], batch_norm=False)
