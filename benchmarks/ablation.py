@@ -50,12 +50,9 @@ GEOMETRY = Augmentation(
     brightness=0,
     shading=0,
     negative=0,
-    low_resolution=0,
-    cover=0,
     noise=0,
 )
 RISING = replace(Augmentation(), any_curve=0.0)
-GREY = replace(RISING, low_resolution=0.0, cover=0.0)
 # What a step adds. The first is the network with a modern start, optimiser and schedule, and nothing else.
 STEPS: dict[str, dict[str, Any]] = {
     "plain": {
@@ -67,7 +64,6 @@ STEPS: dict[str, dict[str, Any]] = {
         "resolution": None,
         "equalisation": 0.0,
         "modality_weight": 0.0,
-        "label_smoothing": 0.0,
         "fc1_weight": 0.0,
         "fc1_margin": 0.0,
         "unit_fc1": False,
@@ -75,15 +71,13 @@ STEPS: dict[str, dict[str, Any]] = {
     },
     "batch norms and a higher rate": {"batch_norm": True, "learning_rate": 1e-3},
     "geometry": {"augmentation": GEOMETRY},
-    "grey values": {"augmentation": GREY},
-    "resolution and cover": {"augmentation": RISING},
+    "grey values": {"augmentation": RISING},
     "any curve of grey values": {"augmentation": Augmentation()},
     "the part that shows something": {"framed": True},
     "each image's own scale": {"per_image": True},
     "96 pixels a side": {"resolution": 96},
     "half equalised": {"equalisation": 0.5},
     "modality head": {"modality_weight": 0.5},
-    "label smoothing": {"label_smoothing": 0.05},
     "less dropout": {"dropout": 0.3},
     "FC1 compared by direction": {"unit_fc1": True},
     "directions of FC1 learnt": {"fc1_weight": 1.0},

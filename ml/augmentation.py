@@ -28,8 +28,6 @@ def augment(
     boxes = content_boxes(images) if preprocessing.framed else whole_images(len(images)).to(images.device)
     view = reframe(images.unsqueeze(1).float() / 255, boxes, preprocessing.crop, strength, draw)
     view = regrade(view, strength, draw)
-    view = lose_resolution(view, strength, draw)
-    view = cover(view, strength, draw)
     if strength.noise:
         view = view + torch.randn(view.shape, generator=generator, device=generator.device) * draw.between(
             0, strength.noise
@@ -127,24 +125,3 @@ def shading(size: int, most: float, draw: Draw) -> Tensor:
     y, x = torch.meshgrid(line, line, indexing="ij")
     tilts = (draw.either_way(most) * shape for shape in (x, y, x * x + y * y - 0.6))
     return 1 + sum(tilts, torch.zeros(1, device=draw.device))
-
-
-def lose_resolution(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
-    """Some images shrunk and enlarged again: sharpness must not tell the collection they came from."""
-    for part in draw.some(strength.low_resolution).chunk(4):
-        low, high = (math.log(side) for side in strength.resolutions)
-        side = round(math.exp(low + (high - low) * draw.numbers(1).item()))
-        small = F.adaptive_avg_pool2d(view[part], side)
-        view[part] = F.interpolate(small, size=view.shape[-2:], mode="bilinear", align_corners=False)
-    return view
-
-
-def cover(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
-    """A grey rectangle over some images, as markers and collimators are."""
-    size = view.shape[-1]
-    for position in draw.some(strength.cover).tolist():
-        height, width, top, left, grey = draw.numbers(5).tolist()
-        rows, columns = round(10 + height * 0.35 * size), round(10 + width * 0.35 * size)
-        y, x = round(top * (size - rows)), round(left * (size - columns))
-        view[position, :, y : y + rows, x : x + columns] = grey
-    return view

@@ -40,7 +40,7 @@ BASELINE = Recipe(
     weight_decay=0.02,
     augmentation=Augmentation(
         rotation=0, scale=(0.875, 0.875), stretch=0, shift=0.125, gamma=0, any_curve=0, curve=0, contrast=0,
-        brightness=0, shading=0, negative=0, low_resolution=0, cover=0, noise=0,
+        brightness=0, shading=0, negative=0, noise=0,
     ),
 )  # fmt: skip
 

@@ -19,9 +19,6 @@ class Augmentation:
     brightness: float = 0.12
     shading: float = 0.2
     negative: float = 0.07  # share of images inverted, as MONOCHROME1 taken for MONOCHROME2 would be
-    low_resolution: float = 0.5  # share of images shrunk and enlarged again
-    resolutions: tuple[int, int] = (32, 128)  # pixels a side in between
-    cover: float = 0.15  # share of images partly covered by a grey rectangle
     noise: float = 0.06  # largest standard deviation
 
 
@@ -47,7 +44,6 @@ class Recipe:
     fc1_margin: float = 0.0  # by which FC1's cosine with its own organ has to exceed the others
     unit_fc1: bool = False  # FC1 is compared by direction
     balanced: bool = True  # every organ is drawn equally often
-    label_smoothing: float = 0.0
     bfloat16: bool = True  # where the processor is fast at it
 
     def as_json(self) -> dict[str, Any]:
@@ -84,6 +80,5 @@ RECIPES = {
         fc1_weight=2.0,
         fc1_margin=0.35,
         unit_fc1=True,
-        label_smoothing=0.05,
     ),
 }

@@ -14,7 +14,7 @@ from tests.factories import make_pixels
 PLAIN = Preprocessing(mean=0.0, std=1.0)  # grey values as they are
 NOTHING = Augmentation(
     rotation=0, scale=(0.875, 0.875), stretch=0, shift=0, gamma=0, any_curve=0, curve=0, contrast=0,
-    brightness=0, shading=0, negative=0, low_resolution=0, cover=0, noise=0,
+    brightness=0, shading=0, negative=0, noise=0,
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def test_without_any_strength_only_the_mirror_is_left() -> None:
     [
         {"rotation": 20.0}, {"scale": (0.5, 0.6)}, {"stretch": 0.5}, {"shift": 0.3}, {"gamma": 0.8},
         {"any_curve": 1.0}, {"curve": 1.0}, {"contrast": 0.6}, {"brightness": 0.3}, {"shading": 0.5},
-        {"negative": 1.0}, {"low_resolution": 1.0}, {"cover": 1.0}, {"noise": 0.2},
+        {"negative": 1.0}, {"noise": 0.2},
     ],
 )  # fmt: skip
 def test_every_strength_changes_something(change: dict[str, float]) -> None:

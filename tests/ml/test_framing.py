@@ -71,7 +71,7 @@ def test_a_changed_picture_is_seen_in_the_frame_of_the_other() -> None:
 def test_views_to_learn_from_lie_around_the_frame() -> None:
     still = Augmentation(
         rotation=0, scale=(1, 1), stretch=0, shift=0, gamma=0, any_curve=0, curve=0, contrast=0,
-        brightness=0, shading=0, negative=0, low_resolution=0, cover=0, noise=0,
+        brightness=0, shading=0, negative=0, noise=0,
     )  # fmt: skip
     images = np.stack([picture(90, 170, 100, 190)] * 8)
     views = augment(images, FRAMED, still, torch.Generator().manual_seed(0))

@@ -53,7 +53,7 @@ def test_a_margin_asks_for_more_than_being_nearest() -> None:
     losses = []
     for margin in (0.0, 0.35):
         torch.manual_seed(1)
-        objective = Objective(replace(RECIPES["default"], fc1_margin=margin, label_smoothing=0.0), shape)
+        objective = Objective(replace(RECIPES["default"], fc1_margin=margin), shape)
         assert objective.directions is not None
         seen = output()._replace(fc1=objective.directions.detach()[ORGANS], modality_logits=None)
         cosine = F.cosine_similarity(objective.directions[0], objective.directions[1], dim=0).item()
