@@ -26,7 +26,9 @@ from ml.network import NetworkShape, OrganNetwork
 from ml.preprocess import INPUT_SIZE, Preprocessing
 from ml.projection import DIMENSIONS, Projection
 
-FORMAT_VERSION = 3  # 2 had fewer dimensions of the projection; 1 also no checksum, training and calibration
+# 3 did not say what organs were learnt in; 2 had fewer dimensions of the projection; 1 also no checksum,
+# training and calibration.
+FORMAT_VERSION = 4
 EARLIER_DIMENSIONS = 128  # of the projection, before version 3
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 MOST_DESCRIPTION_BYTES = 16 * 2**20
@@ -50,6 +52,7 @@ class Checkpoint:
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)  # the recipe's parameters
     calibration: Calibration = field(default_factory=Calibration)
+    learnt_in: dict[str, list[str]] = field(default_factory=dict)  # organ: modalities; no organ: not known
     product_version: str = PRODUCT_VERSION  # that made it; "" where it was not noted
 
 
@@ -73,6 +76,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: Path) -> None:
         "training": checkpoint.training,
         "metrics": checkpoint.metrics,
         "calibration": checkpoint.calibration.as_json(),
+        "learnt_in": checkpoint.learnt_in,
     }
     described.write_text(json.dumps(description, indent=1))
     weights.rename(folder / WEIGHTS)
@@ -88,6 +92,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         check_on_a_picture(preprocessing)
         organs = names_in(description, "organs", shape.organs)
         modalities = names_in(description, "modalities", shape.modalities)
+        learnt_in = modalities_by_organ(description, organs)
         network = empty_network(shape)
         dimensions = DIMENSIONS if description["format_version"] >= 3 else EARLIER_DIMENSIONS
         tensors = read_tensors(folder / WEIGHTS, wanted_tensors(network, dimensions), description)
@@ -108,6 +113,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         metrics=entry(description, "metrics", dict),
         training=entry(description, "training", dict, {}),
         calibration=rebuilt(Calibration, "calibration", {"calibration": {}, **description}),
+        learnt_in=learnt_in,
         product_version=entry(description, "product_version", str, ""),
     )
 
@@ -162,6 +168,13 @@ def names_in(description: dict[str, Any], name: str, number: int) -> list[str]:
     return names
 
 
+def modalities_by_organ(description: dict[str, Any], organs: list[str]) -> dict[str, list[str]]:
+    found = entry(description, "learnt_in", dict, {})
+    if not found.keys() <= {*organs} or not all(fits(codes, list[str]) for codes in found.values()):
+        raise CheckpointError(f"{DESCRIPTION}: learnt_in does not tell modalities of its organs.")
+    return found
+
+
 def rebuilt(cls: type[Kind], name: str, description: dict[str, Any]) -> Kind:
     """A dataclass from its JSON. What it has no field for would change what is seen: it is refused."""
     given = entry(description, name, dict)
@@ -182,7 +195,7 @@ def rebuilt(cls: type[Kind], name: str, description: dict[str, Any]) -> Kind:
 
 def fits(value: Any, kind: Any) -> bool:
     """Whether a value of JSON is of the annotated type: a list does for a tuple, a whole number for float."""
-    if get_origin(kind) is tuple:
+    if get_origin(kind) in (tuple, list):
         return isinstance(value, list) and all(fits(v, get_args(kind)[0]) for v in value)
     if isinstance(kind, UnionType):
         return any(fits(value, each) for each in get_args(kind))

@@ -1,6 +1,6 @@
 """What a trained network sees in images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,8 @@ from torch import Tensor
 from ml.calibration import energy, softmax
 from ml.checkpoint import Checkpoint, load_checkpoint
 from ml.engines import Engine, Outputs, engine_for, joined, quiet_beside
+
+NOT_LEARNT_IN = 0.01  # weight of an organ in a modality in which no image of it was learnt from
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class ImageDescriber:
         self.organs, self.modalities = checkpoint.organs, checkpoint.modalities
         self.calibration = checkpoint.calibration
         self._preprocessing = checkpoint.preprocessing
+        self._learnt_in = checkpoint.learnt_in
         self._mean = torch.from_numpy(checkpoint.projection.mean)
         components = torch.from_numpy(checkpoint.projection.components)
         self._by_feature = components.T.contiguous()  # (4096, 512)
@@ -63,6 +66,21 @@ class ImageDescriber:
                 ),
                 energy=energy(seen.organ_logits),
             )
+
+    def knowing_modality(
+        self, organ_probabilities: NDArray[np.float32], codes: Collection[str]
+    ) -> NDArray[np.float32]:
+        """What they are, float32 (organs,), where the image is known to be of one of these modalities.
+
+        An organ of which all images learnt from were of others is unlikely. Nothing changes where no organ
+        was learnt in these.
+        """
+        learnt = {organ: bool({*codes} & {*in_these}) for organ, in_these in self._learnt_in.items()}
+        if not any(learnt.values()):
+            return organ_probabilities
+        weights = [1.0 if learnt.get(organ, True) else NOT_LEARNT_IN for organ in self.organs]
+        weighted = organ_probabilities * np.array(weights, np.float32)
+        return np.asarray(weighted / weighted.sum(), np.float32)
 
     def project(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (N, 512) from (N, 4096), as Projection does, but by PyTorch: see quiet_beside.

@@ -134,6 +134,7 @@ def learn(recorder: Recorder, sizes: dict[str, Any]) -> None:
         training=recipe.as_json(),
         metrics=metrics_of(history, selection),
         calibration=calibration,
+        learnt_in=modalities_by_organ(selection),
     )
     recorder.say("Storing the checkpoint.")
     finish(recorder, checkpoint)
@@ -204,6 +205,17 @@ def see_sample(
 
 def sample(rows: NDArray[Any]) -> NDArray[Any]:
     return rows[:: max(1, -(-len(rows) // MOST_SAMPLES))]
+
+
+def modalities_by_organ(selection: Selection) -> dict[str, list[str]]:
+    """Of the images that were learnt from; an organ with images of no known modality is left out."""
+    pairs = {*zip(selection.organs[: selection.learning], selection.modalities, strict=False)}
+    found = {
+        name: [code for m, code in enumerate(selection.modality_codes) if (organ, m) in pairs]
+        for organ, name in enumerate(selection.organ_names)
+        if (organ, -1) not in pairs
+    }
+    return {name: codes for name, codes in found.items() if codes}
 
 
 def metrics_of(history: list[EpochResult], selection: Selection) -> dict[str, Any]:

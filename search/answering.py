@@ -67,7 +67,10 @@ def describe(query: Query, version: ModelVersion) -> None:
     describer = describer_for(version.pk)
     seen = describer.describe(np.stack([rendition for _, rendition in parts]))
     query.network_seconds = time.perf_counter() - started - query.reading_seconds
-    organs, probabilities = by_class(current_organs(version.organs), seen.organ_probabilities)
+    known = [same_modality(part.modality, version) for part, _ in parts]
+    each = zip(seen.organ_probabilities, known, strict=True)
+    seen_organs = np.stack([describer.knowing_modality(organs, codes) for organs, codes in each])
+    organs, probabilities = by_class(current_organs(version.organs), seen_organs)
     query.organ_probabilities = likeliest_first(organs, probabilities.mean(axis=0))
     if seen.modality_probabilities is not None:
         codes, probabilities = by_class(current_modalities(version.modalities), seen.modality_probabilities)
@@ -79,6 +82,14 @@ def describe(query: Query, version: ModelVersion) -> None:
         store_fc1(query, refining.together(seen.fc1), describer)
         query.preview = first.preview.name
     query.energy = float(seen.energy.min())
+
+
+def same_modality(code: str, version: ModelVersion) -> list[str]:
+    """The modalities that the version learnt in and that are called this now; none where nothing is known."""
+    if not code:
+        return []
+    (now, *current) = current_modalities([code, *version.modalities])
+    return [learnt for learnt, name in zip(version.modalities, current, strict=True) if name == now]
 
 
 def readable_pictures(query: Query) -> list[tuple[Query, NDArray[np.uint8]]]:

@@ -62,6 +62,7 @@ def ask_with_image(image: Image, user: Asker) -> Query:
             image=image,
             sha256=image.sha256,
             group_key=image.group_key,
+            modality=image.modality_id or "",
             preview=image.preview.name,
             created_by=account(user),
         )
@@ -126,7 +127,7 @@ def ask_with_region(query: Query, region: Sequence[float], user: Asker) -> Query
             f"This part is too small: {columns} × {rows} pixels. "
             f"At least {LEAST_REGION_PIXELS} a side are needed."
         )
-    return ask(Query(parent=query, region=region, created_by=account(user)))
+    return ask(Query(parent=query, region=region, modality=query.modality, created_by=account(user)))
 
 
 def ask_refined(query: Query, user: Asker) -> Query:
@@ -147,6 +148,7 @@ def ask_refined(query: Query, user: Asker) -> Query:
             created_by=account(user),
             sha256=query.sha256,
             group_key=query.group_key,
+            modality=query.modality,
             preview=query.preview.name,
         )
         child.relevant.set([mark.image_id for mark in marks if mark.is_relevant])
@@ -173,6 +175,7 @@ def ask_again(query: Query, user: Asker) -> Query:
         preview=original.preview.name,
         sha256=original.sha256,
         group_key=original.group_key,
+        modality=original.modality,
         parent=original.parent,
         region=original.region,
         created_by=account(user),

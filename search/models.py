@@ -197,6 +197,9 @@ class Query(models.Model):
 
     sha256 = models.CharField(max_length=64, blank=True)
     group_key = models.CharField(max_length=32, blank=True, help_text="Keyed hash of the query's patient.")
+    modality = models.CharField(
+        max_length=16, blank=True, help_text="What its file says, or its label in the collection."
+    )
     reading_seconds = models.FloatField(null=True)
     network_seconds = models.FloatField(null=True)
 

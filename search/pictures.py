@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
+from ingest.naming import DICOM_MODALITIES
 from ingest.pseudonyms import group_key_of
 from ingest.reading import read_image
 from ingest.renditions import decode_rendition, network_rendition, preview, read_rendition
@@ -17,7 +18,7 @@ Region = Sequence[float]  # left, top, right, bottom of a part of a picture, eac
 
 
 def query_rendition(query: Query) -> NDArray[np.uint8]:
-    """uint8 (256, 256); also stores the preview and patient group of an uploaded file or a region.
+    """uint8 (256, 256); also stores the preview, patient group and modality of an uploaded file or a region.
 
     Raises RejectedFile.
     """
@@ -30,6 +31,7 @@ def query_rendition(query: Query) -> NDArray[np.uint8]:
     with query.upload.open() as file:
         image = read_image(file.read(), middle_frame_only=True)
     query.group_key = query.group_key or group_key_of(image, query.sha256)
+    query.modality = image.modality if image.modality in DICOM_MODALITIES else ""
     return store_pictures(query, image.frames[0].pixels, f"queries/{query.sha256[:2]}/{query.sha256}")
 
 
@@ -71,5 +73,5 @@ def store_pictures(query: Query, pixels: NDArray[np.uint8], stem: str) -> NDArra
     query.preview = store_once(f"{stem}.preview.jpg", picture, len(picture))
     query.rendition = store_once(f"{stem}.rendition.png", rendition, len(rendition))
     query.file_name = ""
-    query.save(update_fields=["preview", "rendition", "group_key", "file_name"])
+    query.save(update_fields=["preview", "rendition", "group_key", "modality", "file_name"])
     return decode_rendition(BytesIO(rendition))

@@ -69,6 +69,11 @@ class QuerySerializer(SeenSerializer):
     parts = PartSerializer(many=True, read_only=True, help_text="Of a query with several images.")
     organ_probabilities = serializers.SerializerMethodField()
     modality_probabilities = serializers.SerializerMethodField()
+    stated_modality = serializers.CharField(
+        source="modality",
+        read_only=True,
+        help_text="By its file or label, not seen. Organs never learnt in it count less. Empty: not known.",
+    )
     url = serializers.SerializerMethodField(help_text="This query in the API.")
     results_url = serializers.SerializerMethodField()
     page_url = serializers.SerializerMethodField(help_text="The page for people.")

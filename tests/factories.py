@@ -147,7 +147,7 @@ def tiny_shape(organs: int = 2, modalities: int = 2) -> Any:
     return NetworkShape(organs, modalities, channels=(4, 4, 4, 4, 4), fc2=32, fc3=32)
 
 
-def save_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
+def save_tiny_checkpoint(folder: Path, seed: int = 0, learnt_in: dict[str, list[str]] | None = None) -> None:
     import torch
 
     from ml.calibration import Calibration
@@ -163,14 +163,23 @@ def save_tiny_checkpoint(folder: Path, seed: int = 0) -> None:
     projection = Projection(np.zeros(4096, np.float32), np.eye(4096, dtype=np.float32)[::8].copy())
     calibration = Calibration(organ_temperature=0.05)  # as sure of an organ as a trained network
     checkpoint = Checkpoint(
-        network, Preprocessing(), projection, ORGANS, MODALITIES, "default", calibration=calibration
+        network,
+        Preprocessing(),
+        projection,
+        ORGANS,
+        MODALITIES,
+        "default",
+        calibration=calibration,
+        learnt_in=learnt_in or {},
     )
     save_checkpoint(checkpoint, folder)
 
 
-def make_model_version(status: str = VersionStatus.ACTIVE, seed: int = 0) -> ModelVersion:
+def make_model_version(
+    status: str = VersionStatus.ACTIVE, seed: int = 0, learnt_in: dict[str, list[str]] | None = None
+) -> ModelVersion:
     name = f"models/test-{next(_numbers)}"
-    save_tiny_checkpoint(Path(settings.MEDIA_ROOT) / name, seed)
+    save_tiny_checkpoint(Path(settings.MEDIA_ROOT) / name, seed, learnt_in)
     return ModelVersion.objects.create(
         recipe="default", checkpoint=name, organs=ORGANS, modalities=MODALITIES, status=status
     )

@@ -31,7 +31,16 @@ from ml.projection import Projection
 from tests.factories import save_tiny_checkpoint, tiny_shape
 
 HUGE = 10**12
-CARRIED = ["preprocessing", "organs", "modalities", "recipe", "metrics", "training", "calibration"]
+CARRIED = [
+    "preprocessing",
+    "organs",
+    "modalities",
+    "recipe",
+    "metrics",
+    "training",
+    "calibration",
+    "learnt_in",
+]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +93,7 @@ def test_a_checkpoint_rebuilds_everything(tmp_path: Path) -> None:
         metrics={"x": 1},
         training={"epochs": 30},
         calibration=Calibration(1.5, 0.7, energy_threshold=-4.0),
+        learnt_in={"a": ["CT", "MR"], "b": ["US"]},
     )
     save_checkpoint(saved, tmp_path)
     loaded = load_checkpoint(tmp_path)
@@ -100,7 +110,7 @@ def test_a_checkpoint_rebuilds_everything(tmp_path: Path) -> None:
 
 def older(folder: Path, version: int) -> None:
     """As the first versions of the format were, with 128 dimensions of the projection."""
-    later = {"training", "calibration", "product_version"} if version == 1 else set()
+    later = {"learnt_in"} | ({"training", "calibration", "product_version"} if version == 1 else set())
     write(folder, {k: v for k, v in read(folder).items() if k not in later} | {"format_version": version})
 
     def narrow(tensors: dict[str, torch.Tensor]) -> None:
@@ -115,6 +125,7 @@ def test_a_checkpoint_of_the_first_format_loads(folder: Path) -> None:
     older(folder, 1)
     loaded = load_checkpoint(folder)
     assert (loaded.training, loaded.calibration, loaded.product_version) == ({}, Calibration(), "")
+    assert loaded.learnt_in == {}
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -147,7 +158,7 @@ def test_what_a_reader_does_not_know_beside_the_network_is_left_alone(folder: Pa
 
 def test_a_newer_format_is_told(folder: Path) -> None:
     change(folder, format_version=FORMAT_VERSION + 1)
-    with pytest.raises(CheckpointError, match=r"has format version 4; .* A newer version of the product"):
+    with pytest.raises(CheckpointError, match=r"has format version 5; .* A newer version of the product"):
         load_checkpoint(folder)
 
 
@@ -232,6 +243,10 @@ def test_an_enormous_description_is_not_read(folder: Path) -> None:
         ({"calibration": 1.0}, "calibration is missing or"),
         ({"calibration": {"energy_threshold": "low"}}, "energy_threshold in calibration is not what"),
         ({"calibration": {"organ_temperature": 0}}, "calibration is not possible: a temperature has to be"),
+        ({"learnt_in": ["CT"]}, "learnt_in is missing or"),
+        ({"learnt_in": {"heart": ["CT"]}}, "learnt_in does not tell"),
+        ({"learnt_in": {"brain": "CT"}}, "learnt_in does not tell"),
+        ({"learnt_in": {"brain": [1]}}, "learnt_in does not tell"),
         ({"sha256": None}, "sha256 is missing or"),
         ({"sha256": "0" * 64}, "wrong checksum"),
     ],

@@ -284,6 +284,23 @@ def test_a_describer_batches_and_keeps_the_order(modalities: int) -> None:
         assert np.allclose(seen.modality_probabilities, softmax(expected.modality_logits), atol=1e-5)
 
 
+def test_an_organ_that_was_not_learnt_in_the_known_modality_is_unlikely(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path, learnt_in={"brain": ["CT", "MR"], "chest": ["CT"]})
+    describer = ImageDescriber.from_checkpoint(tmp_path, "torch")
+    seen = np.array([0.2, 0.8], np.float32)
+    assert describer.knowing_modality(seen, ["MR"]) == pytest.approx([0.2 / 0.208, 0.008 / 0.208])
+    for unchanged in (["CT"], ["MR", "CT"], ["US"], []):
+        assert describer.knowing_modality(seen, unchanged) == pytest.approx(seen), unchanged
+
+
+def test_an_organ_of_unknown_modalities_may_be_in_any(tmp_path: Path) -> None:
+    save_tiny_checkpoint(tmp_path, learnt_in={"brain": ["MR"]})
+    describer = ImageDescriber.from_checkpoint(tmp_path, "torch")
+    seen = np.array([0.2, 0.8], np.float32)
+    for codes in (["MR"], ["CT"]):
+        assert describer.knowing_modality(seen, codes) == pytest.approx(seen), codes
+
+
 def test_a_describer_leaves_the_threads_of_others_alone(full_size: OrganNetwork) -> None:
     before = torch.get_num_threads()
     for engine in (TorchEngine(full_size, "cpu"), OpenVinoEngine(make_network(tiny_shape()))):

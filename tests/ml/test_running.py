@@ -81,6 +81,7 @@ def test_run_makes_a_version_that_describes_images(images: list[Image]) -> None:
     assert checkpoint.calibration.organ_temperature != 1.0
     assert checkpoint.calibration.energy_threshold is not None
     assert checkpoint.calibration.distance_threshold is not None
+    assert checkpoint.learnt_in == {"brain": ["CT"], "chest": ["CT"]}
 
 
 def test_run_of_chosen_datasets_learns_from_them_alone(images: list[Image]) -> None:
@@ -95,11 +96,18 @@ def test_run_of_chosen_datasets_learns_from_them_alone(images: list[Image]) -> N
 
 
 def test_two_modalities_get_a_head_of_their_own(images: list[Image]) -> None:
-    make_image(100, organ="brain", modality="MR")
+    for seed in range(100, 110):
+        make_image(seed, organ="brain", modality="MR")
+        make_image(seed + 100, organ="chest", modality=None)
 
     train(make_run(epochs=1))
 
-    assert ModelVersion.objects.get().modalities == ["CT", "MR"]
+    from ml.checkpoint import load_checkpoint
+
+    version = ModelVersion.objects.get()
+    assert version.modalities == ["CT", "MR"]
+    # Of some chests the modality is not known: they may be in any.
+    assert load_checkpoint(checkpoint_dir(version)).learnt_in == {"brain": ["CT", "MR"]}
 
 
 def test_images_held_out_for_testing_and_unlabelled_ones_are_left_out(images: list[Image]) -> None:

@@ -151,7 +151,8 @@ def forget_files(query: Query) -> None:
 def show(console: Console, query: Query, found: ResultPage) -> None:
     console.print(f"organ     {query.predicted_organ} ({query.organ_probability:.1%})")
     if query.modality_probability is not None:
-        console.print(f"modality  {query.predicted_modality} ({query.modality_probability:.1%})")
+        stated = f"; its file says {query.modality}" if query.modality else ""
+        console.print(f"modality  {query.predicted_modality} ({query.modality_probability:.1%}{stated})")
     console.print(f"model     {query.model_version}")
     table = Table("rank", "distance", "match", "organ", "modality", "dataset", "file")
     for hit in found.hits:
