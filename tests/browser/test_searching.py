@@ -28,9 +28,9 @@ def test_uploaded_file_is_answered(open_page: OpenPage, file: object) -> None:
     search_with(page, file)
 
     query = Query.objects.latest("created_at")
-    expect(page.get_by_role("heading", level=1)).to_have_text(
-        f"{query.predicted_organ} {query.predicted_modality}"
-    )
+    modality = query.modality or query.predicted_modality  # what the file says is known, not seen
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"{query.predicted_organ} {modality}")
+    expect(page.get_by_text("CT by its file")).to_have_count(1 if query.modality else 0)
     expect_loaded(page.get_by_alt_text("Query image"))
     for name, probability in [*query.organ_probabilities, *query.modality_probabilities]:
         row = page.locator(".bars dd").filter(has_text=name)
