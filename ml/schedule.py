@@ -36,6 +36,10 @@ class Schedule:
     def epochs(self) -> int:
         return math.ceil(self.total_steps / self.steps_per_epoch)
 
+    def note(self, result: EpochResult) -> None:
+        """Of a finished epoch, or of one that was stopped and goes on later: it is noted once."""
+        self.history = [*(earlier for earlier in self.history if earlier.epoch < result.epoch), result]
+
     def learning_rate(self, recipe: Recipe) -> float:
         if not recipe.one_cycle:
             return recipe.learning_rate

@@ -141,7 +141,7 @@ def _lead(
         result = EpochResult(_epoch(schedule), loss_sum / seen, right / seen)
         loop.validate(validation, result)
         result.seconds = round(time.monotonic() - epoch_started, 1)
-        schedule.history.append(result)
+        schedule.note(result)
         stopping = should_stop()
         if resume_dir and (stopping or time.monotonic() - saved > SAVE_SECONDS):
             save_state(resume_dir, loop.learner, loop.optimiser, schedule)

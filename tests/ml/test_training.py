@@ -46,14 +46,15 @@ def test_the_paper_recipe_trains_the_organ_head_alone() -> None:
 
 
 def test_a_stopped_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
-    recipe = replace(RECIPES["default"], dropout=0.0, bfloat16=False)  # which units are dropped is not kept
+    # Which units are dropped is not kept.
+    recipe = replace(RECIPES["default"], dropout=0.0, bfloat16=False, batch_size=4)
     arguments = (data(12), data(4, 1000), tiny_shape(), recipe, organ_network)
     straight, _, history = train(*arguments, epochs=3, device="cpu")
 
     stop = {"now": False}
 
-    def stop_after_first(progress: Progress) -> None:
-        stop["now"] = progress.finished_epoch is None and progress.epoch == 1
+    def stop_within_an_epoch(progress: Progress) -> None:
+        stop["now"] = (progress.epoch, progress.step) == (2, 1)
 
     with pytest.raises(Stopped):
         train(
@@ -61,7 +62,7 @@ def test_a_stopped_training_ends_like_one_that_was_not(tmp_path: Path) -> None:
             epochs=3,
             device="cpu",
             resume_dir=tmp_path,
-            on_progress=stop_after_first,
+            on_progress=stop_within_an_epoch,
             should_stop=lambda: stop["now"],
         )
     resumed, _, resumed_history = train(*arguments, epochs=3, device="cpu", resume_dir=tmp_path)
