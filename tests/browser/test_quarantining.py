@@ -48,14 +48,21 @@ def preview_of(image: Image) -> np.ndarray[Any, Any]:
         return np.asarray(PillowImage.open(file))
 
 
+def expect_all_loaded(page: Page) -> None:
+    """Before any of the files is decided: afterwards its picture is there no more."""
+    for picture in cards(page).locator("figure img").all():
+        expect_loaded(picture)
+
+
 def test_one_click_masks_and_imports(open_page: OpenPage, services: Services) -> None:
     first, _second, third = bring_in(201, 202, 203)
     page = open_page("curator", "/imports/")
     page.get_by_role("link", name="Look at them").click()
     expect(cards(page)).to_have_count(3)
-    expect_loaded(cards(page).first.locator("figure img"))
+    expect_all_loaded(page)
     cards(page).first.get_by_role("button", name="Mask and import").click()
     expect(cards(page)).to_have_count(2)
+    expect_all_loaded(page)
     expect(page.get_by_text("1 file masked and imported.")).to_be_visible()
     left, top, right, bottom = (round(256 * edge) for edge in first.boxes[0])
     assert preview_of(image_of(first.file))[top + 2 : bottom - 2, left + 2 : right - 2].max() <= 12

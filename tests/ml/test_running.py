@@ -261,7 +261,7 @@ def test_run_of_another_worker_is_left_alone(second_session: Any) -> None:
     assert train(run).status == RunStatus.QUEUED
 
     second_session.close()
-    assert lock_run(run.pk)
+    wait_until(lambda: lock_run(run.pk), "the lock ends with the session")
     unlock_run(run.pk)
 
 
