@@ -29,16 +29,16 @@ def content_boxes(renditions: Tensor) -> Tensor:
     difference = (grey - border.median(1).values[:, None, None]).abs()
     strongest = difference.flatten(1).topk(SIDE * SIDE // 50).values[:, -1:, None]
     content = (difference > DIFFERS * strongest.clamp_min(FLATTEST)).float()
-    (x, width), (y, height) = (extent(content.mean(dim)) for dim in (1, 2))
-    return torch.stack([x, y, width, height], 1)
+    middle, half = extent(torch.stack([content.mean(1), content.mean(2)], 1))
+    return torch.cat([middle, half], 1)
 
 
 def extent(filled: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre and half the length of what is filled, from the share of each of the lines (N, 64) that is."""
-    lines = filled > FILLED * filled.amax(1, keepdim=True)
-    found = lines.any(1)
-    first = lines.float().argmax(1).float() / SIDE
-    last = 1 - lines.flip(1).float().argmax(1).float() / SIDE
+    """Centre and half the length of what is filled, from the share of each of the lines (..., 64) that is."""
+    lines = filled > FILLED * filled.amax(-1, keepdim=True)
+    found = lines.any(-1)
+    first = lines.float().argmax(-1).float() / SIDE
+    last = 1 - lines.flip(-1).float().argmax(-1).float() / SIDE
     first, last = torch.where(found, first, 0.0), torch.where(found, last, 1.0)
     middle, half = (first + last) / 2, ((last - first) / 2 * MARGIN).clamp_min(SMALLEST)
     first, last = (middle - half).clamp_min(0), (middle + half).clamp_max(1)
