@@ -1,4 +1,4 @@
-"""Numbers of a training in words."""
+"""Numbers of a training and of what a network sees, for people."""
 
 from django import template
 
@@ -17,3 +17,11 @@ def duration(seconds: float) -> str:
 @register.filter
 def percentage(share: float | None) -> str:
     return "" if share is None else f"{share:.1%}"
+
+
+@register.filter
+def probability(share: float | None) -> str:
+    """As a percentage, but never as certain: > 99.9% for 100.0%, < 0.1% for 0.0%."""
+    if share is None:
+        return ""
+    return "> 99.9%" if share >= 0.9995 else "< 0.1%" if share < 0.0005 else percentage(share)

@@ -4,6 +4,7 @@ import pytest
 from playwright.sync_api import JSHandle, Page, expect
 
 from ingest.models import Image
+from ml.templatetags.ml_format import probability
 from search.models import Query
 from tests.browser.actions import (
     RESULT_PAGE,
@@ -32,9 +33,9 @@ def test_uploaded_file_is_answered(open_page: OpenPage, file: object) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text(f"{query.predicted_organ} {modality}")
     expect(page.get_by_text("CT by its file")).to_have_count(1 if query.modality else 0)
     expect_loaded(page.get_by_alt_text("Query image"))
-    for name, probability in [*query.organ_probabilities, *query.modality_probabilities]:
+    for name, seen_with in [*query.organ_probabilities, *query.modality_probabilities]:
         row = page.locator(".bars dd").filter(has_text=name)
-        expect(row).to_contain_text(f"{probability:.1%}")
+        expect(row).to_contain_text(probability(seen_with))
 
 
 def test_results_come_in_order(open_page: OpenPage) -> None:
