@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -85,11 +86,16 @@ class ImageDescriber:
     def project(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (N, 512) from (N, 4096), as Projection does, but by PyTorch: see quiet_beside.
 
-        ReLU leaves a tenth of the features: what is zero in all the images is left out.
+        For one image the components of what is zero, half of FC1 or more, are not even read.
         """
         seen = torch.from_numpy(fc1)
-        used = seen.any(dim=0).nonzero().squeeze(1)
-        projected = seen[:, used] @ self._by_feature[used] - self._origin
+        if len(seen) == 1:
+            used = seen[0].nonzero().squeeze(1)
+            start, weights = torch.zeros(1, dtype=torch.int64), seen[0][used]
+            product = F.embedding_bag(used, self._by_feature, start, mode="sum", per_sample_weights=weights)
+        else:
+            product = seen @ self._by_feature
+        projected = product - self._origin
         if self._keeps_remainder:
             left = (seen - self._mean).square().sum(dim=1) - projected[:, :-1].square().sum(dim=1)
             projected[:, -1] = left.clamp_min(0).sqrt()

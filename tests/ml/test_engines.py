@@ -263,6 +263,17 @@ def test_a_batch_too_large_for_the_memory_is_halved(asked: Pictures) -> None:
         engine(asked.x[:2])
 
 
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("share_above_zero", [0.0, 0.1, 1.0])
+def test_a_describer_projects_as_the_projection_does(images: int, share_above_zero: float) -> None:
+    rng = np.random.default_rng(0)
+    projection = fit_projection(rng.random((20, 4096), np.float32))
+    checkpoint = Checkpoint(make_network(tiny_shape()), Preprocessing(), projection, ["a"], [], "default")
+    describer = ImageDescriber(checkpoint, TorchEngine(checkpoint.network, "cpu"))
+    fc1 = rng.random((images, 4096), np.float32) * (rng.random((images, 4096)) < share_above_zero)
+    assert np.allclose(describer.project(fc1.astype(np.float32)), projection(fc1), rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("modalities", [0, 2])
 def test_a_describer_batches_and_keeps_the_order(modalities: int) -> None:
     network = make_network(tiny_shape(2, modalities))
