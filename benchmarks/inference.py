@@ -7,7 +7,7 @@ network. "Ours" is ImageDescriber on 8-bit renditions: crop, normalise, batches,
 projection, probabilities. Both take turns, call by call, so that a machine that slows down slows both; what
 we add is the median of their ratio. PyTorch in bfloat16 on the CPU is there as a peer, bare only.
 Without a checkpoint the weights are random, which are as fast, and images are prepared as the default recipe
-does; but half of FC1 is not zero, where a trained network has a tenth, and the projection takes longer.
+does; but half of FC1 is not zero, where a trained network has a tenth: projecting one image takes longer.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from ml.checkpoint import Checkpoint, load_checkpoint
 from ml.engines import Engine, OpenVinoEngine, TorchEngine
 from ml.inference import ImageDescriber
 from ml.network import NetworkShape, OrganNetwork, initialise_for_relu
+from ml.preprocess import Preprocessing
 from ml.projection import fit_projection
 from ml.recipes import RECIPES
-from ml.training import preprocessing_of
 
 Call = Callable[[Tensor], object]
 WARM_UP = 3  # calls
@@ -67,7 +67,7 @@ def fresh_checkpoint(renditions: NDArray[np.uint8]) -> Checkpoint:
     network = OrganNetwork(NetworkShape(organs=19, modalities=9))
     initialise_for_relu(network)
     projection = fit_projection(np.random.default_rng(0).random((200, 4096), np.float32))
-    preprocessing = preprocessing_of(RECIPES["default"], renditions)
+    preprocessing = Preprocessing.fitted_to(renditions, RECIPES["default"])
     names = [str(n) for n in range(19)]
     return Checkpoint(network.eval(), preprocessing, projection, names, names[:9], "default")
 

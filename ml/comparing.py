@@ -184,7 +184,7 @@ def untrained(task: Task) -> list[Answer]:
     recipe = RECIPES["paper"]
     torch.manual_seed(0)
     network = organ_network(NetworkShape(len(task.learning.organ_names)), recipe)
-    preprocessing = Preprocessing.fitted_to(task.learning.renditions)
+    preprocessing = Preprocessing.fitted_to(task.learning.renditions, recipe)
     collection, _ = described(network, preprocessing, task.learning, recipe, task)
     queries, organs = described(network, preprocessing, task.queries, recipe, task)
     features = {layer: (collection[layer], queries[layer]) for layer in queries}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ml.framing import content_boxes, cut_out
+from ml.recipes import Recipe
 
 INPUT_SIZE = 224  # the paper's centre crop of 256
 FLATTEST = 0.03  # standard deviation of grey values below which an image is not stretched further
@@ -35,11 +36,18 @@ class Preprocessing:
     equalisation: float = 0.0
 
     @classmethod
-    def fitted_to(cls, renditions: NDArray[np.uint8], **others: Any) -> "Preprocessing":
-        """With the mean and std of up to 1,000 of the images; `others` are the other fields."""
+    def fitted_to(cls, renditions: NDArray[np.uint8], recipe: Recipe) -> "Preprocessing":
+        """The recipe's, with the mean and std of up to 1,000 of the images, uint8 (N, 256, 256)."""
         sample = renditions[:: max(1, len(renditions) // 500)].astype(np.float32) / 255
         mean, std = round(float(sample.mean()), 4), round(max(float(sample.std()), 0.05), 4)
-        return cls(mean, std, **others)
+        return cls(
+            mean,
+            std,
+            framed=recipe.framed,
+            per_image=recipe.per_image,
+            resolution=recipe.resolution,
+            equalisation=recipe.equalisation,
+        )
 
     def __call__(
         self, renditions: NDArray[np.uint8] | Tensor, framed_as: NDArray[np.uint8] | None = None

@@ -84,7 +84,7 @@ def train(
     target = device_for(device)
     if processes is None:
         processes = torch.cuda.device_count() if target.type == "cuda" else 1
-    preprocessing = preprocessing_of(recipe, data.renditions)
+    preprocessing = Preprocessing.fitted_to(data.renditions, recipe)
     steps_per_epoch = max(1, math.ceil(len(data) / recipe.batch_size))
     schedule = Schedule((epochs or recipe.epochs) * steps_per_epoch, steps_per_epoch)
     start = (shape, recipe, build, preprocessing, schedule, seed, resume_dir)
@@ -95,17 +95,6 @@ def train(
     if recipe.batch_norm:
         fold_batch_norms(network)
     return network, preprocessing, schedule.history
-
-
-def preprocessing_of(recipe: Recipe, renditions: NDArray[np.uint8]) -> Preprocessing:
-    """What a network of this recipe that learns from these images, uint8 (N, 256, 256), is given to see."""
-    return Preprocessing.fitted_to(
-        renditions,
-        framed=recipe.framed,
-        per_image=recipe.per_image,
-        resolution=recipe.resolution,
-        equalisation=recipe.equalisation,
-    )
 
 
 def follow(team: Team, *start: Any) -> None:
