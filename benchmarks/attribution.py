@@ -106,7 +106,8 @@ def main() -> None:
 def frame_of(preprocessing: Preprocessing, rendition: Rendition) -> list[int]:
     """[top, bottom, left, right] of what the network is shown, in pixels."""
     if preprocessing.framed:
-        return in_pixels(content_boxes(torch.from_numpy(rendition)[None]), len(rendition))[0]
+        edges: list[int] = in_pixels(content_boxes(rendition[np.newaxis]), len(rendition))[0].tolist()
+        return edges
     margin = (len(rendition) - preprocessing.crop) // 2
     return [margin, len(rendition) - margin] * 2
 

@@ -4,124 +4,108 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ml import pixels
 from ml.framing import content_boxes, whole_images
-from ml.preprocess import Preprocessing
+from ml.preprocess import Preprocessing, checked
 from ml.recipes import Augmentation
+
+GREYS = np.linspace(0, 1, 1024, dtype=np.float32)  # for which curves are calculated; between them, straight
+SHADED = 0.4  # share of images
 
 
 def augment(
-    renditions: NDArray[np.uint8] | Tensor,
+    renditions: NDArray[np.uint8],
     preprocessing: Preprocessing,
     strength: Augmentation,
-    generator: torch.Generator,
+    rng: np.random.Generator,
 ) -> Tensor:
     """A random view of each image: float32 (N, 1, 224, 224) from uint8 (N, 256, 256).
 
-    It is made where the generator is, on the CPU or on a CUDA device.
+    On the CPU, by the thread that calls. Raises ValueError for arrays of other shapes or types.
     """
-    draw = Draw(len(renditions), generator)
-    images = torch.as_tensor(renditions).to(generator.device, non_blocking=True)
-    boxes = content_boxes(images) if preprocessing.framed else whole_images(len(images)).to(images.device)
-    view = reframe(images.unsqueeze(1).float() / 255, boxes, preprocessing.crop, strength, draw)
-    view = regrade(view, strength, draw)
-    if strength.noise:
-        view = view + torch.randn(view.shape, generator=generator, device=generator.device) * draw.between(
-            0, strength.noise
-        )
-    return preprocessing.normalise(view.clamp(0, 1))
+    renditions, draw = checked(renditions), Draw(len(renditions), rng)
+    boxes = content_boxes(renditions) if preprocessing.framed else whole_images(len(renditions))
+    view = pixels.View(
+        placed=placed(boxes, strength, draw),
+        black=draw.chance(0.5),
+        curve=curves(strength, draw),
+        tilt=draw.either_way(strength.shading, 3) * draw.chance(SHADED)[:, np.newaxis],
+        negative=draw.chance(strength.negative),
+        noise=draw.between(0, strength.noise),
+        seed=rng.integers(1 << 64, size=len(renditions), dtype=np.uint64),
+    )
+    x = np.empty((len(renditions), 1, preprocessing.crop, preprocessing.crop), np.float32)
+    pixels.look(renditions, view, preprocessing.finish, x[:, 0])
+    return torch.from_numpy(x)
 
 
 class Draw:
-    """Random numbers for a batch of N images, float32 (N, 1, 1, 1)."""
+    """Random numbers for a batch of N images, float32 (N,) or (N, more)."""
 
-    def __init__(self, images: int, generator: torch.Generator) -> None:
-        self.images, self.generator, self.device = images, generator, generator.device
+    def __init__(self, images: int, rng: np.random.Generator) -> None:
+        self.images, self.rng = images, rng
 
-    def between(self, low: float, high: float) -> Tensor:
-        drawn = torch.empty(self.images, 1, 1, 1, device=self.device)
-        return drawn.uniform_(low, high, generator=self.generator)
+    def between(self, low: float, high: float, *more: int) -> NDArray[np.float32]:
+        return self.rng.uniform(low, high, (self.images, *more)).astype(np.float32)
 
-    def either_way(self, most: float) -> Tensor:
-        return self.between(-most, most)
+    def either_way(self, most: float, *more: int) -> NDArray[np.float32]:
+        return self.between(-most, most, *more)
 
-    def factor(self, most: float) -> Tensor:
+    def factor(self, most: float) -> NDArray[np.float32]:
         """Between 1 / (1 + most) and 1 + most, on a logarithmic scale."""
-        return self.either_way(math.log1p(most)).exp()
+        return np.exp(self.either_way(math.log1p(most)))
 
-    def chance(self, probability: float) -> Tensor:
-        return self.between(0, 1) < probability
-
-    def some(self, share: float) -> Tensor:
-        """Positions of this share of the images, in random order: int64."""
-        order = torch.randperm(self.images, generator=self.generator, device=self.device)
-        return order[: round(self.images * share)]
-
-    def numbers(self, *shape: int) -> Tensor:
-        """In 0..1."""
-        return torch.rand(*shape, generator=self.generator, device=self.device)
+    def chance(self, probability: float) -> NDArray[np.bool_]:
+        return self.rng.random(self.images) < probability
 
 
-def reframe(images: Tensor, boxes: Tensor, crop: int, strength: Augmentation, draw: Draw) -> Tensor:
-    """Rotation, scale, stretch, shift and mirror around boxes. Beyond the image: border, or black."""
-    angle = draw.either_way(strength.rotation).flatten() * math.pi / 180
+def placed(boxes: NDArray[np.float32], strength: Augmentation, draw: Draw) -> NDArray[np.float32]:
+    """Rotation, scale, stretch, shift and mirror around boxes (N, 4): pixels.View.placed, (N, 2, 3)."""
+    angle = draw.either_way(math.radians(strength.rotation))
     low, high = strength.scale
-    scale = draw.between(math.log(low), math.log(high)).exp().flatten()
-    stretch = draw.factor(strength.stretch).sqrt().flatten()
-    mirror = torch.where(draw.chance(0.5), -1.0, 1.0).flatten()
-    across, down = draw.either_way(strength.shift).flatten(), draw.either_way(strength.shift).flatten()
-    x = torch.stack([scale * stretch * angle.cos() * mirror, -scale * stretch * angle.sin(), across], 1)
-    y = torch.stack([scale / stretch * angle.sin() * mirror, scale / stretch * angle.cos(), down], 1)
-    view = torch.stack([x, y], 1) * boxes[:, 2:, None]  # (N, 2, 3)
-    view[:, :, 2] += boxes[:, :2]
-    grid = F.affine_grid(view, [len(images), 1, crop, crop], align_corners=False)
-    black = draw.numbers(1).item() < 0.5
-    padding = "zeros" if black else "border"
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    scale = np.exp(draw.between(math.log(low), math.log(high)))
+    stretch = np.sqrt(draw.factor(strength.stretch))
+    mirror = np.where(draw.chance(0.5), np.float32(-1), np.float32(1))
+    across, down = draw.either_way(strength.shift), draw.either_way(strength.shift)
+    x = np.stack([scale * stretch * np.cos(angle) * mirror, -scale * stretch * np.sin(angle), across], 1)
+    y = np.stack([scale / stretch * np.sin(angle) * mirror, scale / stretch * np.cos(angle), down], 1)
+    around = np.stack([x, y], 1) * boxes[:, 2:, np.newaxis]
+    around[:, :, 2] += boxes[:, :2]
+    return around
 
 
-def regrade(view: Tensor, strength: Augmentation, draw: Draw) -> Tensor:
-    """Other scanners: curves of grey values, gamma, contrast, brightness, shading, the negative."""
-    part = draw.some(strength.any_curve)
-    view[part] = any_curve(view[part], draw)
-    view = view.clamp(1e-4, 1).pow(draw.factor(strength.gamma))
-    part = draw.some(strength.curve)
-    view[part] = rising_curve(view[part], draw)
-    view = (view - 0.5) * draw.factor(strength.contrast) + 0.5 + draw.either_way(strength.brightness)
-    if strength.shading:
-        view = torch.where(draw.chance(0.4), view * shading(view.shape[-1], strength.shading, draw), view)
-    view = view.clamp(0, 1)
-    return torch.where(draw.chance(strength.negative), 1 - view, view)
+def curves(strength: Augmentation, draw: Draw) -> NDArray[np.float32]:
+    """Other scanners: what becomes of GREYS (N, 1024) by curves, gamma, contrast and brightness."""
+    curve = np.tile(GREYS, (draw.images, 1))
+    chosen = draw.chance(strength.any_curve)
+    curve[chosen] = through(any_knots(draw), curve)[chosen]
+    curve = np.clip(curve, 1e-4, 1) ** draw.factor(strength.gamma)[:, np.newaxis]
+    chosen = draw.chance(strength.curve)
+    curve[chosen] = through(rising_knots(draw), curve)[chosen]
+    contrast, brightness = draw.factor(strength.contrast), draw.either_way(strength.brightness)
+    return np.asarray((curve - 0.5) * contrast[:, np.newaxis] + 0.5 + brightness[:, np.newaxis], np.float32)
 
 
-def rising_curve(view: Tensor, draw: Draw, pieces: int = 5) -> Tensor:
-    """Each image's grey values through a random rising polyline from 0 to 1, as another window would."""
-    rises = draw.numbers(len(view), pieces) + 0.15
-    return through(F.pad(rises.cumsum(1) / rises.sum(1, keepdim=True), (1, 0)), view)
+def rising_knots(draw: Draw, pieces: int = 5) -> NDArray[np.float32]:
+    """Random rising polylines from 0 to 1, as another window would be: (N, pieces + 1)."""
+    rises = draw.between(0.15, 1.15, pieces)
+    return np.pad(rises.cumsum(1) / rises.sum(1, keepdims=True), ((0, 0), (1, 0)))
 
 
-def any_curve(view: Tensor, draw: Draw, pieces: int = 5) -> Tensor:
-    """Each image's grey values through any polyline, as another sequence of MR would; black mostly stays."""
-    knots = draw.numbers(len(view), pieces + 1)
-    knots[:, 0] *= draw.numbers(len(view)) < 0.3
-    return through(knots, view)
+def any_knots(draw: Draw, pieces: int = 5) -> NDArray[np.float32]:
+    """Any polylines, as another sequence of MR would be; black mostly stays: (N, pieces + 1)."""
+    knots = draw.between(0, 1, pieces + 1)
+    knots[:, 0] *= draw.chance(0.3)
+    return knots
 
 
-def through(knots: Tensor, view: Tensor) -> Tensor:
-    """Grey values (0..1) of N images through the polylines with these values (N, pieces + 1)."""
+def through(knots: NDArray[np.float32], greys: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Grey values (0..1) of N images (N, values) through the polylines with these knots (N, pieces + 1)."""
     pieces = knots.shape[1] - 1
-    position = view.flatten(1) * pieces
-    piece = position.floor().clamp(0, pieces - 1).long()
-    low, high = knots.gather(1, piece), knots.gather(1, piece + 1)
-    return (low + (high - low) * (position - piece)).view_as(view)
-
-
-def shading(size: int, most: float, draw: Draw) -> Tensor:
-    """A smooth field around 1, as coils and beams leave it: float32 (N, 1, size, size)."""
-    line = torch.linspace(-1, 1, size, device=draw.device)
-    y, x = torch.meshgrid(line, line, indexing="ij")
-    tilts = (draw.either_way(most) * shape for shape in (x, y, x * x + y * y - 0.6))
-    return 1 + sum(tilts, torch.zeros(1, device=draw.device))
+    position = greys * pieces
+    piece = np.clip(position.astype(np.int64), 0, pieces - 1)
+    low, high = (np.take_along_axis(knots, piece + n, 1) for n in (0, 1))
+    return np.asarray(low + (high - low) * (position - piece), np.float32)

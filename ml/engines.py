@@ -7,12 +7,9 @@ agrees across them (cosine of at least 0.9999), so a collection may be indexed b
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from queue import SimpleQueue
-from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,21 +17,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ml.network import OrganNetwork, device_for
+from ml.network import device_for
 
 logger = logging.getLogger(__name__)
 
 
 class Outputs(NamedTuple):
-    fc1: NDArray[np.float32]  # (N, 4096), after ReLU
-    organ_logits: NDArray[np.float32]  # (N, organs)
-    modality_logits: NDArray[np.float32] | None  # (N, modalities)
+    """As ml.network.NetworkOutput."""
+
+    fc1: NDArray[np.float32]
+    organ_logits: NDArray[np.float32]
+    modality_logits: NDArray[np.float32] | None = None
+    projection: NDArray[np.float32] | None = None
 
 
 class Engine(Protocol):
     name: str  # for people
     batch_size: int  # how many images to give it at a time
-    shares_threads: bool  # whether it calculates in PyTorch's own threads
 
     def __call__(self, images: Tensor) -> Outputs: ...
 
@@ -42,9 +41,7 @@ class Engine(Protocol):
 class TorchEngine:
     """float32 on a CPU; bfloat16 on CUDA where the GPU has it, with sums in float32."""
 
-    shares_threads = True
-
-    def __init__(self, network: OrganNetwork, device: str = "auto") -> None:
+    def __init__(self, network: nn.Module, device: str = "auto") -> None:
         """Raises ValueError when `device` is cuda and there is none."""
         self.device = device_for(device)
         on_cuda = self.device.type == "cuda"
@@ -80,9 +77,8 @@ class OpenVinoEngine:
     """OpenVINO on a CPU: bfloat16 where the processor has it and is faster in it, float32 otherwise."""
 
     batch_size = 32
-    shares_threads = False
 
-    def __init__(self, network: OrganNetwork, calls_at_once: int = 1) -> None:
+    def __init__(self, network: nn.Module, calls_at_once: int = 1) -> None:
         """`calls_at_once`: how many threads may calculate side by side, each on its share of the cores.
 
         One is soonest done with all cores. Several that have other work between do more in all: none waits
@@ -92,9 +88,13 @@ class OpenVinoEngine:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino as ov
 
+        example = torch.zeros(1, 1, 224, 224)
+        with torch.inference_mode():
+            seen = network.eval()(example)._asdict()
+        self._outputs = [name for name, tensor in seen.items() if tensor is not None]
         model = ov.convert_model(
-            _WithoutNone(network.eval()),
-            example_input=torch.zeros(1, 1, 224, 224),
+            _WithoutNone(network),
+            example_input=example,
             input=[ov.PartialShape([-1, 1, 224, 224])],
         )
         core = ov.Core()
@@ -121,8 +121,7 @@ class OpenVinoEngine:
             seen = request.infer(images.numpy(), share_inputs=True, share_outputs=False)
         finally:
             self._free.put(request)
-        fc1, organs, *modalities = seen.values()
-        return Outputs(fc1, organs, modalities[0] if modalities else None)
+        return Outputs(**dict(zip(self._outputs, seen.values(), strict=True)))
 
 
 def seconds_taken(model: Callable[[Any], object], images: int) -> float:
@@ -138,7 +137,7 @@ def seconds_taken(model: Callable[[Any], object], images: int) -> float:
 class _WithoutNone(nn.Module):
     """OpenVINO's converter takes no output that is None."""
 
-    def __init__(self, network: OrganNetwork) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
@@ -146,7 +145,7 @@ class _WithoutNone(nn.Module):
         return tuple(t for t in self.network(x) if t is not None)
 
 
-def engine_for(network: OrganNetwork, choice: str = "auto", calls_at_once: int = 1) -> Engine:
+def engine_for(network: nn.Module, choice: str = "auto", calls_at_once: int = 1) -> Engine:
     """The engine of that name (openvino, torch, cuda); by itself CUDA, else OpenVINO, else PyTorch on CPU.
 
     `calls_at_once`: see OpenVinoEngine. Raises ValueError when the choice cannot be had on this machine.
@@ -158,7 +157,7 @@ def engine_for(network: OrganNetwork, choice: str = "auto", calls_at_once: int =
     return cpu_engine(network, fall_back=choice == "auto", calls_at_once=calls_at_once)
 
 
-def cpu_engine(network: OrganNetwork, fall_back: bool = True, calls_at_once: int = 1) -> Engine:
+def cpu_engine(network: nn.Module, fall_back: bool = True, calls_at_once: int = 1) -> Engine:
     """OpenVINO; PyTorch where it does not run."""
     try:
         return OpenVinoEngine(network, calls_at_once)
@@ -175,49 +174,9 @@ def _tell_of_fallback(reason: str) -> None:
     logger.warning("OpenVINO does not run here; PyTorch on the CPU takes its place. %s", reason)
 
 
-@dataclass
-class _Quiet:
-    """How many threads want quiet, and how many threads PyTorch had before."""
-
-    users: int = 0
-    before: int = 0
-    lock: Lock = field(default_factory=Lock)
-
-
-_quiet = _Quiet()
-
-
-@contextmanager
-def quiet_beside(engine: Engine) -> Iterator[None]:
-    """What is done before and after a network that has threads of its own is done on one thread.
-
-    PyTorch's threads, and NumPy's after a product of matrices, go on spinning for milliseconds when their
-    work is done. The network waits for the cores: 4 to 6 ms where it takes 10.
-    """
-    if engine.shares_threads:
-        yield
-        return
-    with _quiet.lock:
-        if not _quiet.users:
-            _quiet.before = torch.get_num_threads()
-            torch.set_num_threads(1)
-        _quiet.users += 1
-    try:
-        yield
-    finally:
-        with _quiet.lock:
-            _quiet.users -= 1
-            if not _quiet.users:
-                torch.set_num_threads(_quiet.before)
-
-
 def joined(parts: Sequence[Outputs]) -> Outputs:
     """One after the other."""
     if len(parts) == 1:
         return parts[0]
-    modality = [part.modality_logits for part in parts if part.modality_logits is not None]
-    return Outputs(
-        np.concatenate([part.fc1 for part in parts]),
-        np.concatenate([part.organ_logits for part in parts]),
-        np.concatenate(modality) if modality else None,
-    )
+    columns = {name: [getattr(part, name) for part in parts] for name in Outputs._fields}
+    return Outputs(**{name: np.concatenate(c) for name, c in columns.items() if c[0] is not None})

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ml.calibration import energy, softmax
 from ml.checkpoint import Checkpoint, load_checkpoint
-from ml.engines import Engine, Outputs, engine_for, joined, quiet_beside
+from ml.engines import Engine, Outputs, engine_for, joined
+from ml.network import NetworkOutput
+from ml.projection import Projection
 
 NOT_LEARNT_IN = 0.01  # weight of an organ in a modality in which no image of it was learnt from
 
@@ -29,44 +31,56 @@ class Description:
     energy: NDArray[np.float32]  # (N,), the lower, the more like what was learnt
 
 
+class ProjectingNetwork(nn.Module):
+    """A network and its FC1's products with the components, so that an engine calculates all in one go."""
+
+    def __init__(self, network: nn.Module, projection: Projection) -> None:
+        super().__init__()
+        self.network = network
+        self.components = nn.Buffer(torch.from_numpy(projection.components))
+        self.origin = nn.Buffer(torch.from_numpy(-projection.components @ projection.mean))
+
+    def forward(self, x: Tensor) -> NetworkOutput:
+        seen: NetworkOutput = self.network(x)
+        with torch.autocast(x.device.type, enabled=False):
+            projected = F.linear(seen.fc1.float(), self.components, self.origin)
+        return seen._replace(projection=projected)
+
+
 class ImageDescriber:
     """A network kept warm. `organs` and `modalities` name the columns of the probabilities."""
 
-    def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, checkpoint: Checkpoint, engine: str = "auto", calls_at_once: int = 1) -> None:
+        """Raises ValueError when the engine cannot be had here."""
+        network = ProjectingNetwork(checkpoint.network, checkpoint.projection)
+        self.engine = engine_for(network, engine, calls_at_once)
         self.organs, self.modalities = checkpoint.organs, checkpoint.modalities
         self.calibration = checkpoint.calibration
+        self.projection = checkpoint.projection
         self._preprocessing = checkpoint.preprocessing
         self._learnt_in = checkpoint.learnt_in
-        self._mean = torch.from_numpy(checkpoint.projection.mean)
-        components = torch.from_numpy(checkpoint.projection.components)
-        self._by_feature = components.T.contiguous()  # (4096, 512)
-        self._origin = self._mean @ self._by_feature
-        self._keeps_remainder = checkpoint.projection.keeps_remainder
 
     @classmethod
     def from_checkpoint(cls, folder: Path, engine: str = "auto", calls_at_once: int = 1) -> "ImageDescriber":
         """Raises CheckpointError, or ValueError when the engine cannot be had here."""
-        checkpoint = load_checkpoint(folder)
-        return cls(checkpoint, engine_for(checkpoint.network, engine, calls_at_once))
+        return cls(load_checkpoint(folder), engine, calls_at_once)
 
     def describe(
         self, renditions: NDArray[np.uint8], framed_as: NDArray[np.uint8] | None = None
     ) -> Description:
         """Describe uint8 (N, 256, 256) renditions, N >= 1, in batches. `framed_as`: see Preprocessing."""
-        preprocessing = partial(self._preprocessing, framed_as=framed_as)
-        with quiet_beside(self.engine):
-            seen = see(self.engine, preprocessing, renditions)
-            modality, calibration = seen.modality_logits, self.calibration
-            return Description(
-                fc1=seen.fc1,
-                projection=self.project(seen.fc1),
-                organ_probabilities=softmax(seen.organ_logits, calibration.organ_temperature),
-                modality_probabilities=(
-                    None if modality is None else softmax(modality, calibration.modality_temperature)
-                ),
-                energy=energy(seen.organ_logits),
-            )
+        seen = see(self.engine, partial(self._preprocessing, framed_as=framed_as), renditions)
+        assert seen.projection is not None
+        modality, calibration = seen.modality_logits, self.calibration
+        return Description(
+            fc1=seen.fc1,
+            projection=self.projection.completed(seen.fc1, seen.projection),
+            organ_probabilities=softmax(seen.organ_logits, calibration.organ_temperature),
+            modality_probabilities=(
+                None if modality is None else softmax(modality, calibration.modality_temperature)
+            ),
+            energy=energy(seen.organ_logits),
+        )
 
     def knowing_modality(
         self, organ_probabilities: NDArray[np.float32], codes: Collection[str]
@@ -82,25 +96,6 @@ class ImageDescriber:
         weights = [1.0 if learnt.get(organ, True) else NOT_LEARNT_IN for organ in self.organs]
         weighted = organ_probabilities * np.array(weights, np.float32)
         return np.asarray(weighted / weighted.sum(), np.float32)
-
-    def project(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 (N, 512) from (N, 4096), as Projection does, but by PyTorch: see quiet_beside.
-
-        For one image the components of what is zero, half of FC1 or more, are not even read.
-        """
-        seen = torch.from_numpy(fc1)
-        if len(seen) == 1:
-            used = seen[0].nonzero().squeeze(1)
-            start, weights = torch.zeros(1, dtype=torch.int64), seen[0][used]
-            product = F.embedding_bag(used, self._by_feature, start, mode="sum", per_sample_weights=weights)
-        else:
-            product = seen @ self._by_feature
-        projected = product - self._origin
-        if self._keeps_remainder:
-            left = (seen - self._mean).square().sum(dim=1) - projected[:, :-1].square().sum(dim=1)
-            projected[:, -1] = left.clamp_min(0).sqrt()
-        found: NDArray[np.float32] = projected.numpy()
-        return found
 
 
 def see(

@@ -1,19 +1,20 @@
 """From 256x256 renditions to what the network takes."""
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml.framing import content_boxes, cut_out
+from ml import pixels
+from ml.framing import content_boxes, in_pixels
 from ml.recipes import Recipe
 
+SIDE = 256  # pixels of a rendition
 INPUT_SIZE = 224  # the paper's centre crop of 256
-FLATTEST = 0.03  # standard deviation of grey values below which an image is not stretched further
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,15 @@ class Preprocessing:
     resolution: int | None = None
     equalisation: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (1 <= self.crop <= SIDE and 1 <= self.size <= SIDE):
+            raise ValueError(f"crop and resolution have to lie between 1 and {SIDE}.")
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of which something is kept."""
+        return self.crop if self.resolution is None else self.resolution
+
     @classmethod
     def fitted_to(cls, renditions: NDArray[np.uint8], recipe: Recipe) -> "Preprocessing":
         """The recipe's, with the mean and std of up to 1,000 of the images, uint8 (N, 256, 256)."""
@@ -49,45 +59,49 @@ class Preprocessing:
             equalisation=recipe.equalisation,
         )
 
-    def __call__(
-        self, renditions: NDArray[np.uint8] | Tensor, framed_as: NDArray[np.uint8] | None = None
-    ) -> Tensor:
-        """float32 (N, 1, 224, 224) from uint8 (N, 256, 256); a tensor stays on its device.
+    def __call__(self, renditions: NDArray[np.uint8], framed_as: NDArray[np.uint8] | None = None) -> Tensor:
+        """float32 (N, 1, 224, 224) from uint8 (N, 256, 256), on the CPU, by the thread that calls.
 
         framed_as: uint8 (256, 256), the picture whose frame is taken for all, where they are changes of it.
+        Raises ValueError for arrays of other shapes or types.
         """
-        images = torch.as_tensor(renditions)
+        renditions = checked(renditions)
         if self.framed:
-            like = images if framed_as is None else torch.as_tensor(framed_as)[None].to(images.device)
-            boxes = content_boxes(like).expand(len(images), 4)
-            return self.normalise(cut_out(images, boxes, self.resolution or self.crop))
-        margin = (images.shape[-1] - self.crop) // 2
-        crop = images[:, margin : margin + self.crop, margin : margin + self.crop]
-        return self.normalise(crop.contiguous().unsqueeze(1).float().div_(255))
-
-    def normalise(self, grey: Tensor) -> Tensor:
-        """float32 (N, 1, 224, 224); grey: float32 (N, 1, rows, columns) in 0..1."""
-        if self.resolution and grey.shape[-1] != self.resolution:  # first: what follows sees fewer pixels
-            grey = F.adaptive_avg_pool2d(grey, self.resolution)
-        if self.equalisation:
-            grey = torch.lerp(grey, equalised(grey), self.equalisation)
-        if self.per_image:
-            grey = grey - grey.mean((1, 2, 3), keepdim=True)
-            std = grey.square().mean((1, 2, 3), keepdim=True).sqrt()  # torch.std takes eight times as long
-            grey = grey / std.clamp_min(FLATTEST)
+            like = renditions if framed_as is None else checked(framed_as[np.newaxis])
+            edges = in_pixels(content_boxes(like), SIDE)
         else:
-            grey = (grey - self.mean) / self.std
-        if self.resolution:
-            grey = F.interpolate(grey, size=(self.crop, self.crop), mode="bilinear", align_corners=False)
-        return grey
+            margin = (SIDE - self.crop) // 2
+            edges = np.array([[margin, margin + self.crop] * 2])
+        x = np.empty((len(renditions), 1, self.crop, self.crop), np.float32)
+        pixels.prepare(renditions, edges, self.finish, x[:, 0])
+        return torch.from_numpy(x)
+
+    @property
+    def finish(self) -> pixels.Finish:
+        lines, equalisation = lines_between(self.size, self.crop), np.float32(self.equalisation)
+        mean, std = np.float32(self.mean), np.float32(self.std)
+        return pixels.Finish(self.size, *lines, equalisation, self.per_image, mean, std)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def equalised(grey: Tensor, levels: int = 256) -> Tensor:
-    """Each image with its grey values (0..1) replaced by the share of its pixels that are darker."""
-    level = (grey.flatten(1) * (levels - 1)).round_().long()
-    counts = grey.new_zeros(len(grey), levels).scatter_add_(1, level, grey.new_ones(level.shape))
-    darker = (counts.cumsum(1) - counts / 2) / level.shape[1]
-    return darker.gather(1, level).view_as(grey)
+def checked(renditions: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """In one piece. Raises ValueError where they are not uint8 (N, 256, 256)."""
+    if renditions.dtype != np.uint8 or renditions.shape[1:] != (SIDE, SIDE):
+        raise ValueError(
+            f"Renditions are uint8 (N, {SIDE}, {SIDE}), not {renditions.dtype} {renditions.shape}."
+        )
+    return np.ascontiguousarray(renditions)
+
+
+@lru_cache
+def lines_between(size: int, crop: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+    """Where each of `crop` lines lies between `size`, as in torch's interpolate without align_corners.
+
+    The line before it, the one after it, and the share of the latter: (crop,) each.
+    """
+    position = np.clip((np.arange(crop) + 0.5) * size / crop - 0.5, 0, size - 1)
+    before = np.floor(position)
+    after = np.minimum(before + 1, size - 1)
+    return before.astype(np.uint32), after.astype(np.uint32), (position - before).astype(np.float32)

@@ -27,10 +27,13 @@ class Projection:
 
     def __call__(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (N, 512) from float32 (N, 4096)."""
-        centred = fc1 - self.mean
-        projected = np.asarray(centred @ self.components.T, np.float32)
+        return self.completed(fc1, np.asarray((fc1 - self.mean) @ self.components.T, np.float32))
+
+    def completed(self, fc1: NDArray[np.float32], projected: NDArray[np.float32]) -> NDArray[np.float32]:
+        """FC1's products with all components (N, 512), with the remainder's length in place of the last."""
         if self.keeps_remainder:
-            left = (centred**2).sum(axis=1) - (projected[:, :-1] ** 2).sum(axis=1)
+            centred, kept = fc1 - self.mean, projected[:, :-1]
+            left = np.vecdot(centred, centred) - np.vecdot(kept, kept)
             projected[:, -1] = np.sqrt(np.maximum(left, 0))
         return projected
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from ml.augmentation import augment
 from ml.network import NetworkOutput, NetworkShape, device_for, fold_batch_norms
 from ml.objective import Objective
-from ml.preprocess import Preprocessing
+from ml.preprocess import INPUT_SIZE, Preprocessing
 from ml.recipes import Recipe
 from ml.schedule import EpochResult, Schedule, load_state, save_state
 from ml.team import Team, team_of
 
 SAVE_SECONDS = 60  # between two saves of the state to resume from
-AHEAD = 2  # batches that are read before they are asked for
+AHEAD = 2  # batches that are prepared before they are asked for
+PIECE = 8  # images that are prepared by one thread after the other
 N = TypeVar("N", bound=nn.Module)
+LONGEST_GRADIENT = 5.0
 MEASURED_STEPS = 4  # after which a time limit is turned into a number of steps
 
 
@@ -100,7 +102,7 @@ def train(
 def follow(team: Team, *start: Any) -> None:
     """What a process of the team does that does not lead it."""
     loop = _Loop.begun(team, *start)
-    like = Batch(torch.zeros(1, 256, 256, dtype=torch.uint8), *torch.zeros(2, 1, dtype=torch.int64))
+    like = Batch(torch.zeros(1, 1, INPUT_SIZE, INPUT_SIZE), *torch.zeros(2, 1, dtype=torch.int64))
     for (loop.schedule.step, loop.schedule.total_steps), share in team.handed_out(like):
         loop.step(Batch(*share))
 
@@ -146,7 +148,7 @@ def _lead(
 
 
 class Batch(NamedTuple):
-    renditions: Tensor  # uint8 (B, 256, 256)
+    x: Tensor  # float32 (B, 1, 224, 224)
     organs: Tensor  # int64 (B,)
     modalities: Tensor  # int64 (B,)
 
@@ -181,7 +183,7 @@ class _Loop:
     recipe: Recipe
     schedule: Schedule
     seed: int
-    step_seconds: list[float] = field(default_factory=list)
+    step_ends: list[float] = field(default_factory=list)  # by the monotonic clock
 
     @classmethod
     def begun(
@@ -211,15 +213,19 @@ class _Loop:
     def batches(self, data: TrainingData) -> Iterator[Batch]:
         """Those of one epoch, or of what is left of it after a resume; the same for the same seed.
 
-        The next one is read while the network learns from this one.
+        Images are prepared by all cores, a piece of a batch each: on CUDA those of the next batches while the
+        network learns from this one, on a CPU between two steps, which have all the cores as well.
         """
-        chosen = self.chosen(data)
-        with ThreadPoolExecutor(1, "batches") as reader:
-            coming = deque(reader.submit(self.read, data, rows) for rows in chosen[:AHEAD])
-            for number in range(len(chosen)):
-                if number + AHEAD < len(chosen):
-                    coming.append(reader.submit(self.read, data, chosen[number + AHEAD]))
-                yield coming.popleft().result()
+        ahead = AHEAD if self.team.device.type == "cuda" else 0
+        with ThreadPoolExecutor(torch.get_num_threads(), "batches") as pool:
+            coming = deque[list[Future[Batch]]]()
+            for step, rows in enumerate(self.chosen(data), self.schedule.step):
+                pieces = [(start, rows[start : start + PIECE]) for start in range(0, len(rows), PIECE)]
+                coming.append([pool.submit(self.prepared, data, step, *piece) for piece in pieces])
+                if len(coming) > ahead:
+                    yield self.joined_up(coming.popleft())
+            while coming:
+                yield self.joined_up(coming.popleft())
 
     def chosen(self, data: TrainingData) -> list[NDArray[np.int64]]:
         """Row numbers, batch by batch."""
@@ -231,36 +237,45 @@ class _Loop:
             order = rng.choice(len(data), len(data), p=weights / weights.sum())
         else:
             order = rng.permutation(len(data))
-        return np.array_split(order, self.schedule.steps_per_epoch)[done:]  # none of a few images
-
-    def read(self, data: TrainingData, rows: NDArray[np.int64]) -> Batch:
+        chosen = np.array_split(order, self.schedule.steps_per_epoch)[done:]  # none of a few images
         if isinstance(data.renditions, np.memmap):
-            rows = np.sort(rows)  # read in the order of the file
-        tensors = [torch.from_numpy(a[rows]) for a in (data.renditions, data.organs, data.modalities)]
-        if self.team.device.type == "cuda":
-            tensors = [tensor.pin_memory() for tensor in tensors]
-        return Batch(*tensors)
+            chosen = [np.sort(rows) for rows in chosen]  # read in the order of the file
+        return chosen
+
+    def prepared(self, data: TrainingData, step: int, start: int, rows: NDArray[np.int64]) -> Batch:
+        """The piece of a step's batch that begins with image `start`."""
+        renditions, augmentation = data.renditions[rows], self.recipe.augmentation
+        if augmentation is None:
+            x = self.preprocessing(renditions)
+        else:
+            rng = np.random.default_rng([self.seed, step, start])
+            x = augment(renditions, self.preprocessing, augmentation, rng)
+        return Batch(x, torch.from_numpy(data.organs[rows]), torch.from_numpy(data.modalities[rows]))
+
+    def joined_up(self, pieces: list[Future[Batch]]) -> Batch:
+        batch = Batch(*map(torch.cat, zip(*(piece.result() for piece in pieces), strict=True)))
+        return Batch(*(t.pin_memory() for t in batch)) if self.team.device.type == "cuda" else batch
 
     def step(self, batch: Batch) -> tuple[float, int]:
         """One update; returns the loss and the number of organs predicted right, of this process's share."""
-        started = time.monotonic()
         self.learner.train()
-        if self.recipe.augmentation:
-            draw = self.seed * 1_000_003 + self.schedule.step * self.team.size + self.team.rank
-            generator = torch.Generator(self.team.device).manual_seed(draw)
-            x = augment(batch.renditions, self.preprocessing, self.recipe.augmentation, generator)
-        else:
-            x = self.preprocessing(batch.renditions)
         for group in self.optimiser.param_groups:
             group["lr"] = self.schedule.learning_rate(self.recipe)
-        loss, organ_logits = self.joined(x, batch.organs, batch.modalities)
+        loss, organ_logits = self.joined(*batch)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if self.recipe.optimiser == "adamw":
-            torch.nn.utils.clip_grad_norm_(self.learner.parameters(), 5.0)
+            self.clip()
         self.optimiser.step()
-        self.step_seconds.append(time.monotonic() - started)
+        self.step_ends.append(time.monotonic())
         return float(loss.detach()), int((organ_logits.argmax(1) == batch.organs).sum())
+
+    def clip(self) -> None:
+        """As clip_grad_norm_, which goes through all gradients once more where nothing is to clip."""
+        learning = [p for p in self.learner.parameters() if p.grad is not None]
+        length = torch.nn.utils.get_total_norm([p.grad for p in learning if p.grad is not None])
+        if length > LONGEST_GRADIENT:
+            torch.nn.utils.clip_grads_with_norm_(learning, LONGEST_GRADIENT, length)
 
     @torch.inference_mode()
     def validate(self, data: TrainingData, result: EpochResult) -> None:
@@ -318,7 +333,7 @@ def _optimiser(learner: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def _steady_rate(loop: _Loop) -> float:
     """Steps a second without the first one, which warms up; a tenth is kept for validation."""
-    return 0.9 / float(np.mean(loop.step_seconds[1:]))
+    return 0.9 / float(np.diff(loop.step_ends).mean())
 
 
 def _epoch(schedule: Schedule) -> int:

@@ -280,7 +280,8 @@ def test_entries_of_the_wrong_kind_are_refused(folder: Path, entries: dict[str, 
         ("preprocessing", {"std": 0}, "no image can be described"),
         ("preprocessing", {"mean": 10**400}, "no image can be described"),
         ("preprocessing", {"crop": 100}, "no image can be described"),
-        ("preprocessing", {"crop": -HUGE}, "no image can be described"),
+        ("preprocessing", {"crop": -HUGE}, "have to lie between 1 and 256"),
+        ("preprocessing", {"resolution": HUGE}, "have to lie between 1 and 256"),
     ],
 )
 def test_impossible_networks_are_refused(

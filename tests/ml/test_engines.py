@@ -27,6 +27,7 @@ from ml.inference import ImageDescriber
 from ml.network import NetworkOutput, NetworkShape, OrganNetwork, initialise_for_relu
 from ml.preprocess import Preprocessing
 from ml.projection import fit_projection
+from search.ranking import ROUNDING
 from tests.factories import make_pixels, save_tiny_checkpoint, tiny_shape
 from tests.processes import ROOT
 
@@ -263,15 +264,31 @@ def test_a_batch_too_large_for_the_memory_is_halved(asked: Pictures) -> None:
         engine(asked.x[:2])
 
 
-@pytest.mark.parametrize("images", [1, 3])
-@pytest.mark.parametrize("share_above_zero", [0.0, 0.1, 1.0])
-def test_a_describer_projects_as_the_projection_does(images: int, share_above_zero: float) -> None:
+@pytest.mark.parametrize("learnt_from", [100, 700])  # fewer and more than there are components
+def test_every_engine_projects_as_the_projection_does(
+    kind: str, trained: OrganNetwork, asked: Pictures, learnt_from: int
+) -> None:
+    """So near that no distance between projections exceeds the one on FC1 by more than ranking allows for."""
+    seen = TorchEngine(trained, "cpu")(asked.x).fc1
     rng = np.random.default_rng(0)
-    projection = fit_projection(rng.random((20, 4096), np.float32))
-    checkpoint = Checkpoint(make_network(tiny_shape()), Preprocessing(), projection, ["a"], [], "default")
-    describer = ImageDescriber(checkpoint, TorchEngine(checkpoint.network, "cpu"))
-    fc1 = rng.random((images, 4096), np.float32) * (rng.random((images, 4096)) < share_above_zero)
-    assert np.allclose(describer.project(fc1.astype(np.float32)), projection(fc1), rtol=1e-4, atol=1e-3)
+    mixed = rng.dirichlet(np.full(len(seen), 0.1), learnt_from).astype(np.float32) @ seen
+    projection = fit_projection(mixed + rng.standard_normal(mixed.shape).astype(np.float32) * seen.std() / 4)
+    checkpoint = Checkpoint(trained, Preprocessing(), projection, ORGANS, MODALITIES, "default")
+    exact = ImageDescriber(checkpoint, "torch").engine(asked.x)
+    found = ImageDescriber(checkpoint, kind).engine(asked.x)
+    lengths = np.linalg.norm(exact.fc1, axis=1)
+    for outputs in (exact, found):
+        outputs = outputs._replace(projection=projection.completed(outputs.fc1, outputs.projection))
+        assert (
+            np.linalg.norm(outputs.projection - projection(outputs.fc1), axis=1).max()
+            < 0.005 * lengths.mean()
+        )
+        for other in (exact, found):
+            projected = projection.completed(other.fc1, other.projection)
+            apart = np.linalg.norm(outputs.projection[:, None] - projected, axis=2)
+            on_fc1 = np.linalg.norm(outputs.fc1[:, None] - other.fc1, axis=2)
+            share, of_length = ROUNDING
+            assert (apart <= share * on_fc1 + of_length * lengths[:, None]).all()
 
 
 @pytest.mark.parametrize("modalities", [0, 2])
@@ -280,10 +297,11 @@ def test_a_describer_batches_and_keeps_the_order(modalities: int) -> None:
     projection = fit_projection(np.random.default_rng(0).random((20, 4096), np.float32))
     names = ["CT", "MR"][:modalities]
     engine = TorchEngine(network, "cpu")
-    engine.batch_size = 2
     renditions = np.stack([make_pixels(seed, size=256) for seed in range(5)])
     checkpoint = Checkpoint(network, Preprocessing(), projection, ["a", "b"], names, "default")
-    seen = ImageDescriber(checkpoint, engine).describe(renditions)
+    describer = ImageDescriber(checkpoint, "torch")
+    describer.engine.batch_size = 2
+    seen = describer.describe(renditions)
     expected = engine(Preprocessing()(renditions))
     assert np.allclose(seen.fc1, expected.fc1, atol=1e-4)
     assert np.allclose(seen.projection, projection(seen.fc1), atol=1e-4)
@@ -310,14 +328,6 @@ def test_an_organ_of_unknown_modalities_may_be_in_any(tmp_path: Path) -> None:
     seen = np.array([0.2, 0.8], np.float32)
     for codes in (["MR"], ["CT"]):
         assert describer.knowing_modality(seen, codes) == pytest.approx(seen), codes
-
-
-def test_a_describer_leaves_the_threads_of_others_alone(full_size: OrganNetwork) -> None:
-    before = torch.get_num_threads()
-    for engine in (TorchEngine(full_size, "cpu"), OpenVinoEngine(make_network(tiny_shape()))):
-        with engines.quiet_beside(engine):
-            assert torch.get_num_threads() == (before if engine.shares_threads else 1)
-        assert torch.get_num_threads() == before
 
 
 def test_probabilities_of_large_logits_are_numbers() -> None:

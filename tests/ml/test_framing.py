@@ -20,7 +20,8 @@ def picture(top: int, bottom: int, left: int, right: int, background: int = 0) -
 
 
 def frame_of(image: np.ndarray) -> list[int]:
-    return in_pixels(content_boxes(torch.from_numpy(image)[None]), 256)[0]
+    edges: list[int] = in_pixels(content_boxes(image[np.newaxis]), 256)[0].tolist()
+    return edges
 
 
 @pytest.mark.parametrize("background", [0, 90])
@@ -74,7 +75,7 @@ def test_views_to_learn_from_lie_around_the_frame() -> None:
         brightness=0, shading=0, negative=0, noise=0,
     )  # fmt: skip
     images = np.stack([picture(90, 170, 100, 190)] * 8)
-    views = augment(images, FRAMED, still, torch.Generator().manual_seed(0))
+    views = augment(images, FRAMED, still, np.random.default_rng(0))
     plain = FRAMED(images[:1])[0]
     for view in views:
         assert min((view - other).abs().mean() for other in (plain, plain.flip(-1))) < 0.02

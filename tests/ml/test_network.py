@@ -1,11 +1,15 @@
 """The paper's network, its preprocessing and projection."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from scipy.stats import rankdata
 
+from ml.framing import content_boxes, in_pixels
 from ml.network import (
     NetworkShape,
     OrganNetwork,
@@ -118,6 +122,40 @@ def test_equalisation_forgets_every_rising_curve() -> None:
     assert torch.allclose(half(darker), (whole(darker) + none(darker)) / 2, atol=1e-5)
     shares = np.sort(whole(image).flatten().numpy())
     assert np.allclose(shares, np.linspace(0, 1, len(shares)), atol=0.01)  # every grey value equally often
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {}, {"mean": 0.4, "std": 0.1}, {"resolution": 96}, {"resolution": 256}, {"resolution": 1},
+        {"equalisation": 0.5}, {"framed": True}, {"per_image": True},
+        {"framed": True, "per_image": True, "resolution": 96, "equalisation": 0.5},
+    ],
+)  # fmt: skip
+def test_preprocessing_is_what_pytorch_makes_of_it(fields: dict[str, Any]) -> None:
+    preprocessing = Preprocessing(**fields)
+    images = renditions(4)
+    edges = in_pixels(content_boxes(images), 256) if preprocessing.framed else [(16, 240, 16, 240)] * 4
+    for image, x, (top, bottom, left, right) in zip(images, preprocessing(images), edges, strict=True):
+        part = torch.from_numpy(image[top:bottom, left:right]).double()[None, None]
+        grey = F.adaptive_avg_pool2d(part, preprocessing.size) / 255
+        if preprocessing.equalisation:
+            level = (grey * 255).round()
+            ranks = torch.from_numpy(rankdata(level) / level.numel() - 0.5 / level.numel()).view_as(grey)
+            grey = torch.lerp(grey, ranks, preprocessing.equalisation)
+        if preprocessing.per_image:
+            grey = (grey - grey.mean()) / grey.std(correction=0).clamp_min(0.03)
+        else:
+            grey = (grey - preprocessing.mean) / preprocessing.std
+        expected = F.interpolate(grey, size=(224, 224), mode="bilinear", align_corners=False)
+        assert (x - expected[0]).abs().mean() < 1e-4  # a grey value between two levels may go to either
+        assert (x - expected[0]).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("fields", [{"crop": 0}, {"crop": 257}, {"resolution": 0}, {"resolution": 10**9}])
+def test_impossible_sizes_are_refused(fields: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="between 1 and 256"):
+        Preprocessing(**fields)
 
 
 def test_fc1_of_length_one_where_the_shape_says_so() -> None:

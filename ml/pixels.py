@@ -1,0 +1,336 @@
+"""Loops over the pixels of renditions, as machine code: image after image, on the thread that calls.
+
+For what NumPy and PyTorch would do in dozens of passes over small images. All of it is in this one file:
+Numba keeps what it compiled until this file changes, and knows nothing of others. Nothing here checks that an
+index lies inside of an array: ml.framing, ml.preprocess and ml.augmentation, which call it, check the shapes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+# A plain number beside a float32 would make a float64 of it.
+ZERO, HALF, ONE, WHITE = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1 / 255)
+
+
+def compiled(function: F) -> F:
+    """By Numba, when it is first called. Other threads run meanwhile."""
+    try:
+        return cast(F, njit(nogil=True, error_model="numpy", cache=True)(function))
+    except RuntimeError:  # there is nowhere to write: each process compiles
+        return cast(F, njit(nogil=True, error_model="numpy")(function))
+
+
+# The frame: where in an image there is something to see.
+
+LOOKED_AT = 64  # pixels a side of the picture: each is the sum of four, of every other row and column
+WHITEST = 4 * 255
+DIFFERS = np.float32(0.15)  # from the background, by this share of what the strongest fiftieth does
+LEAST = np.float32(0.05 * WHITEST)  # by which that fiftieth counts as differing at least
+STRONGEST = LOOKED_AT**2 // 50  # pixels
+FILLED = np.float32(0.12)  # of a row, by this share of the fullest one: a marker or a table's edge is less
+MARGIN = np.float32(1.06)
+SMALLEST = np.float32(0.2)  # half a side
+
+
+@compiled
+def find_boxes(renditions: NDArray[np.uint8], boxes: NDArray[np.float32]) -> None:
+    """Centre (x, y) and half width and height, (N, 4), of what differs from what the border mostly shows."""
+    grey = np.empty((LOOKED_AT, LOOKED_AT), np.int32)
+    rows, columns = np.empty(LOOKED_AT, np.int32), np.empty(LOOKED_AT, np.int32)
+    for n in range(len(renditions)):
+        _look_at(renditions[n], grey)
+        _count_content(grey, rows, columns)
+        boxes[n, 0], boxes[n, 2] = _extent(columns)
+        boxes[n, 1], boxes[n, 3] = _extent(rows)
+
+
+@compiled
+def _look_at(image: NDArray[np.uint8], grey: NDArray[np.int32]) -> None:
+    for i in range(LOOKED_AT):
+        one, two = image[4 * i], image[4 * i + 2]
+        for j in range(LOOKED_AT):
+            upper = np.int32(one[4 * j]) + np.int32(one[4 * j + 2])
+            grey[i, j] = upper + np.int32(two[4 * j]) + np.int32(two[4 * j + 2])
+
+
+@compiled
+def _count_content(grey: NDArray[np.int32], rows: NDArray[np.int32], columns: NDArray[np.int32]) -> None:
+    """How many pixels of each row, and of each column, differ from the background."""
+    counts = np.zeros(WHITEST + 1, np.int32)
+    for n in range(LOOKED_AT):
+        for level in (grey[0, n], grey[-1, n], grey[n, 0], grey[n, -1]):
+            counts[level] += 1
+    background = _nth_level(counts, 2 * LOOKED_AT)  # the median of the border
+    counts[:] = 0
+    for i in range(LOOKED_AT):
+        for j in range(LOOKED_AT):
+            counts[abs(grey[i, j] - background)] += 1
+    strongest = np.float32(_nth_level(counts, LOOKED_AT**2 - STRONGEST + 1))
+    least = DIFFERS * max(strongest, LEAST)
+    rows[:], columns[:] = 0, 0
+    for i in range(LOOKED_AT):
+        for j in range(LOOKED_AT):
+            differs = np.int32(np.float32(abs(grey[i, j] - background)) > least)
+            rows[i] += differs
+            columns[j] += differs
+
+
+@compiled
+def _nth_level(counts: NDArray[np.int32], n: int) -> int:
+    """The n-th smallest, from 1, of values of which counts[v] are v."""
+    seen = 0
+    for level in range(len(counts)):
+        seen += counts[level]
+        if seen >= n:
+            return level
+    return len(counts) - 1
+
+
+@compiled
+def _extent(filled: NDArray[np.int32]) -> tuple[np.float32, np.float32]:
+    """Centre and half the length, where -1 and 1 are the edges, of the lines in which enough is filled."""
+    least = FILLED * np.float32(filled.max())
+    first, last = np.float32(0), np.float32(1)
+    for n in range(LOOKED_AT):
+        if filled[n] > least:
+            first = np.float32(n) / np.float32(LOOKED_AT)
+            break
+    for n in range(LOOKED_AT):
+        if filled[LOOKED_AT - 1 - n] > least:
+            last = np.float32(LOOKED_AT - n) / np.float32(LOOKED_AT)
+            break
+    middle, half = (first + last) / np.float32(2), max((last - first) / np.float32(2) * MARGIN, SMALLEST)
+    first, last = max(middle - half, np.float32(0)), min(middle + half, np.float32(1))
+    return first + last - np.float32(1), last - first
+
+
+# The finish: from a part of an image to what the network takes.
+
+FLATTEST = np.float32(0.03)  # standard deviation of grey values below which an image is not stretched further
+LEVELS = 256  # of grey values that are told apart when a histogram is equalised
+
+
+class Finish(NamedTuple):
+    """Preprocessing, as compiled code takes it."""
+
+    size: int  # pixels a side that are kept
+    before: NDArray[np.uint32]  # (crop,): which of these comes before each of the network's,
+    after: NDArray[np.uint32]  # (crop,): which one after it,
+    share: NDArray[np.float32]  # (crop,): and the share of the latter
+    equalisation: np.float32
+    per_image: bool
+    mean: np.float32
+    std: np.float32
+
+
+@compiled
+def prepare(
+    renditions: NDArray[np.uint8], edges: NDArray[np.int64], finish: Finish, to: NDArray[np.float32]
+) -> None:
+    """What lies between the edges, finished: (N, crop, crop).
+
+    edges: top, bottom, left, right of each, (N, 4), or of all, (1, 4).
+    """
+    grey = np.empty((finish.size, finish.size), np.float32)
+    for n in range(len(renditions)):
+        _shrink(renditions[n], edges[min(n, len(edges) - 1)], np.float32(255), grey)
+        _complete(grey, finish, to[n])
+
+
+@compiled
+def _shrink(
+    image: NDArray[Any], edges: NDArray[np.int64], white: np.float32, grey: NDArray[np.float32]
+) -> None:
+    """Means over (size, size) cells, as torch's adaptive_avg_pool2d. `white` is what becomes 1."""
+    size, (top, bottom, left, right) = len(grey), edges
+    rows, columns = bottom - top, right - left
+    starts, ends = np.empty(size, np.uint32), np.empty(size, np.uint32)
+    widths = np.empty(size, np.float32)
+    for j in range(size):
+        starts[j], ends[j] = j * columns // size, (j * columns + columns + size - 1) // size
+        widths[j] = ends[j] - starts[j]
+    widest = (columns + size - 1) // size + 1
+    total = np.zeros(columns + widest, np.float32)  # of whole numbers: exact
+    sums = np.empty(size, np.float32)
+    for i in range(size):
+        first, last = top + i * rows // size, top + (i * rows + rows + size - 1) // size
+        total[:] = 0
+        for y in range(first, last):
+            line = image[y, left:right]
+            for x in range(columns):
+                total[x] += line[x]
+        sums[:] = 0
+        for k in range(widest):
+            for j in range(size):
+                at = starts[j] + np.uint32(k)
+                value = total[at]
+                sums[j] += value if at < ends[j] else np.float32(0)
+        for j in range(size):
+            grey[i, j] = sums[j] / np.float32(last - first) / widths[j] / white
+
+
+@compiled
+def _complete(grey: NDArray[np.float32], finish: Finish, to: NDArray[np.float32]) -> None:
+    """Equalise, standardise and enlarge (size, size) grey values, which change, to (crop, crop)."""
+    if finish.equalisation:
+        _equalise(grey, finish.equalisation)
+    mean, std = _mean_and_std(grey) if finish.per_image else (finish.mean, finish.std)
+    size, crop = len(grey), len(to)
+    before, after, share = finish.before, finish.after, finish.share
+    wide = np.empty((size, crop), np.float32)
+    for i in range(size):
+        line = grey[i]
+        for x in range(crop):
+            value = line[before[x]]
+            wide[i, x] = (value + share[x] * (line[after[x]] - value) - mean) / std
+    for y in range(crop):
+        upper, lower = wide[before[y]], wide[after[y]]
+        for x in range(crop):
+            to[y, x] = upper[x] + share[y] * (lower[x] - upper[x])
+
+
+@compiled
+def _equalise(grey: NDArray[np.float32], share: np.float32) -> None:
+    """Mix in, for each pixel, the share of pixels that are darker; of those of its own level half count."""
+    size = len(grey)
+    level = np.empty((size, size), np.int32)
+    counts = np.zeros(LEVELS, np.int32)
+    for i in range(size):
+        for j in range(size):
+            level[i, j] = np.rint(grey[i, j] * np.float32(LEVELS - 1))
+        for j in range(size):
+            counts[level[i, j]] += 1
+    darker, seen = np.empty(LEVELS, np.float32), 0
+    for n in range(LEVELS):
+        darker[n] = (seen + counts[n] / 2) / (size * size)
+        seen += counts[n]
+    for i in range(size):
+        for j in range(size):
+            grey[i, j] += share * (darker[level[i, j]] - grey[i, j])
+
+
+@compiled
+def _mean_and_std(grey: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
+    size = len(grey)
+    totals = np.zeros(size, np.float32)  # a column each, which adds up side by side
+    for i in range(size):
+        for j in range(size):
+            totals[j] += grey[i, j]
+    mean = totals.sum() / np.float32(grey.size)
+    totals[:] = 0
+    for i in range(size):
+        for j in range(size):
+            totals[j] += (grey[i, j] - mean) * (grey[i, j] - mean)
+    return mean, max(np.sqrt(totals.sum() / np.float32(grey.size)), FLATTEST)
+
+
+# Random views, to learn from.
+
+
+class View(NamedTuple):
+    """How N images are changed. See ml.augmentation."""
+
+    placed: NDArray[np.float32]  # (N, 2, 3): from places in the view to places in the image, -1 to 1 in both
+    black: NDArray[np.bool_]  # (N,): black beyond the image's edge; else as the edge is
+    curve: NDArray[np.float32]  # (N, levels): what becomes of grey values from 0 to 1
+    tilt: NDArray[np.float32]  # (N, 3): shading to the right, downwards, outwards
+    negative: NDArray[np.bool_]  # (N,)
+    noise: NDArray[np.float32]  # (N,): its standard deviation
+    seed: NDArray[np.uint64]  # (N,): of the noise
+
+
+@compiled
+def look(renditions: NDArray[np.uint8], view: View, finish: Finish, to: NDArray[np.float32]) -> None:
+    """A view of each image, finished: (N, crop, crop)."""
+    crop = to.shape[-1]
+    whole = np.array([0, crop, 0, crop])
+    seen, grey = np.empty((crop, crop), np.float32), np.empty((finish.size, finish.size), np.float32)
+    for n in range(len(renditions)):
+        _place(renditions[n], view.placed[n], view.black[n], seen)
+        _regrade(seen, view.curve[n], view.tilt[n], view.negative[n])
+        if view.noise[n]:
+            _add_noise(seen, view.noise[n], view.seed[n])
+        _shrink(seen, whole, np.float32(1), grey)
+        _complete(grey, finish, to[n])
+
+
+@compiled
+def _place(
+    image: NDArray[np.uint8], placed: NDArray[np.float32], black: bool, seen: NDArray[np.float32]
+) -> None:
+    """Bilinear, as torch's grid_sample without align_corners; grey values from 0 to 1."""
+    crop, half, last = len(seen), np.float32(len(image) / 2), np.float32(len(image) - 1)
+    flat, side = image.astype(np.float32).ravel(), np.uint32(len(image))
+    # In pixels: from the middle of the view's first to the image, and on by one to the right or downwards.
+    first = (placed[:, 2] - (placed[:, 0] + placed[:, 1]) * np.float32((crop - 1) / crop) + ONE) * half - HALF
+    right, down = placed[:, 0] * np.float32(2 / crop) * half, placed[:, 1] * np.float32(2 / crop) * half
+    for i in range(crop):
+        start_x, start_y = first[0] + down[0] * np.float32(i), first[1] + down[1] * np.float32(i)
+        for j in range(crop):
+            x, y = start_x + right[0] * np.float32(j), start_y + right[1] * np.float32(j)
+            weight = WHITE
+            if black:  # fades out over the pixel beyond the edge
+                weight *= _inside(x, last) * _inside(y, last)
+            x, y = _between(x, ZERO, last), _between(y, ZERO, last)
+            x0, y0 = np.uint32(x), np.uint32(y)
+            at, below = np.uint32(y0 * side + x0), np.uint32(0) if y == last else side
+            beside = np.uint32(0) if x == last else np.uint32(1)
+            across, along = x - np.float32(x0), y - np.float32(y0)
+            a, b = flat[at], flat[np.uint32(at + beside)]
+            c, d = flat[np.uint32(at + below)], flat[np.uint32(at + below + beside)]
+            upper, lower = a + (b - a) * across, c + (d - c) * across
+            seen[i, j] = (upper + (lower - upper) * along) * weight
+
+
+@compiled
+def _inside(place: np.float32, last: np.float32) -> np.float32:
+    """1 between the first and the last pixel, 0 from one pixel beyond them."""
+    return _between(min(place, last - place) + ONE, ZERO, ONE)
+
+
+@compiled
+def _between(value: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    value = value if value > low else low
+    return value if value < high else high
+
+
+@compiled
+def _regrade(
+    seen: NDArray[np.float32], curve: NDArray[np.float32], tilt: NDArray[np.float32], negative: bool
+) -> None:
+    crop, last = len(seen), np.float32(len(curve) - 1)
+    line = np.linspace(-1, 1, crop).astype(np.float32)
+    least = tilt[2] * np.float32(0.6)
+    for i in range(crop):
+        downwards = ONE + tilt[1] * line[i] + tilt[2] * line[i] * line[i] - least
+        for j in range(crop):
+            at = seen[i, j] * last
+            below = np.uint32(at)
+            above = np.uint32(min(at + ONE, last))
+            grey = curve[below] + (curve[above] - curve[below]) * (at - np.float32(below))
+            grey *= downwards + (tilt[0] + tilt[2] * line[j]) * line[j]
+            grey = _between(grey, ZERO, ONE)
+            seen[i, j] = ONE - grey if negative else grey
+
+
+@compiled
+def _add_noise(seen: NDArray[np.float32], noise: np.float32, seed: np.uint64) -> None:
+    """Sums of four uniform numbers, all from one of SplitMix64 (Steele, Lea, Flood 2014): nearly normal."""
+    crop, part = len(seen), np.uint64(0xFFFF)
+    scale = noise / np.float32(65536 / np.sqrt(3))
+    for i in range(crop):
+        for j in range(crop):
+            z = seed + np.uint64(i * crop + j) * np.uint64(0x9E3779B97F4A7C15)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+            total = (
+                (z & part) + (z >> np.uint64(16) & part) + (z >> np.uint64(32) & part) + (z >> np.uint64(48))
+            )
+            value = seen[i, j] + (np.float32(np.int64(total)) - np.float32(2 * 65535)) * scale
+            seen[i, j] = _between(value, ZERO, ONE)
