@@ -16,7 +16,15 @@ FORBIDDEN = {
 WITHOUT_DJANGO = [
     *("ml/network.py", "ml/preprocess.py", "ml/training.py", "ml/schedule.py", "ml/recipes.py"),
     *("ml/inference.py", "ml/engines.py", "ml/checkpoint.py", "ml/projection.py", "ml/protocol.py"),
-    *("ml/augmentation.py", "ml/objective.py", "ml/calibration.py", "ml/labelled_folder.py", "ml/metrics.py"),
+    *(
+        "ml/framing.py",
+        "ml/pixels.py",
+        "ml/augmentation.py",
+        "ml/objective.py",
+        "ml/calibration.py",
+        "ml/labelled_folder.py",
+        "ml/metrics.py",
+    ),
     *("ml/comparing.py", "ml/baselines/networks.py", "ml/baselines/multi_instance.py"),
     *("ml/baselines/handcrafted.py", "ml/baselines/relevant_blocks.py", "ml/baselines/autoregressive.py"),
     *("ingest/reading.py", "ingest/dicom.py", "ingest/decoders.py", "ingest/windowing.py"),
@@ -49,7 +57,7 @@ def test_mathematics_and_reading_know_no_django(name: str) -> None:
     assert "django" not in imported_packages(ROOT / name)
 
 
-@pytest.mark.parametrize("package", ["torch", "boto3"])
+@pytest.mark.parametrize("package", ["torch", "numba", "boto3"])
 def test_web_processes_never_import_what_is_slow_to_import(package: str) -> None:
     script = (
         "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'cbmir_site.settings';"

@@ -1,9 +1,11 @@
 """The part of an image that shows something."""
 
+import numba
 import numpy as np
 import pytest
 import torch
 
+from ml import pixels
 from ml.augmentation import augment
 from ml.framing import content_boxes, in_pixels
 from ml.preprocess import Preprocessing
@@ -79,3 +81,13 @@ def test_views_to_learn_from_lie_around_the_frame() -> None:
     plain = FRAMED(images[:1])[0]
     for view in views:
         assert min((view - other).abs().mean() for other in (plain, plain.flip(-1))) < 0.02
+
+
+def test_where_nothing_can_be_written_each_process_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    def njit(cache: bool = False, **options: object) -> object:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(pixels, "njit", njit)
+    assert pixels.compiled(lambda x: x + 1)(1) == 2
