@@ -24,7 +24,7 @@ from ml.attribution import PATCH, Describe, cosines, what_matters
 from ml.calibration import nearest_distances
 from ml.checkpoint import load_checkpoint
 from ml.engines import engine_for
-from ml.framing import content_boxes, in_pixels
+from ml.framing import content_edges
 from ml.inference import see
 from ml.labelled_folder import read_labelled_folder
 from ml.preprocess import Preprocessing
@@ -106,7 +106,7 @@ def main() -> None:
 def frame_of(preprocessing: Preprocessing, rendition: Rendition) -> list[int]:
     """[top, bottom, left, right] of what the network is shown, in pixels."""
     if preprocessing.framed:
-        edges: list[int] = in_pixels(content_boxes(rendition[np.newaxis]), len(rendition))[0].tolist()
+        edges: list[int] = content_edges(rendition[np.newaxis])[0].tolist()
         return edges
     margin = (len(rendition) - preprocessing.crop) // 2
     return [margin, len(rendition) - margin] * 2

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml import pixels
+from ml import compiled
 from ml.framing import content_boxes, whole_images
 from ml.preprocess import Preprocessing, checked
 from ml.recipes import Augmentation
@@ -28,7 +28,7 @@ def augment(
     """
     renditions, draw = checked(renditions), Draw(len(renditions), rng)
     boxes = content_boxes(renditions) if preprocessing.framed else whole_images(len(renditions))
-    view = pixels.View(
+    view = compiled.View(
         placed=placed(boxes, strength, draw),
         black=draw.chance(0.5),
         curve=curves(strength, draw),
@@ -38,7 +38,7 @@ def augment(
         seed=rng.integers(1 << 64, size=len(renditions), dtype=np.uint64),
     )
     x = np.empty((len(renditions), 1, preprocessing.crop, preprocessing.crop), np.float32)
-    pixels.look(renditions, view, preprocessing.finish, x[:, 0])
+    compiled.look(renditions, view, preprocessing.finish, x[:, 0])
     return torch.from_numpy(x)
 
 
@@ -63,7 +63,7 @@ class Draw:
 
 
 def placed(boxes: NDArray[np.float32], strength: Augmentation, draw: Draw) -> NDArray[np.float32]:
-    """Rotation, scale, stretch, shift and mirror around boxes (N, 4): pixels.View.placed, (N, 2, 3)."""
+    """Rotation, scale, stretch, shift and mirror around boxes (N, 4): compiled.View.placed, (N, 2, 3)."""
     angle = draw.either_way(math.radians(strength.rotation))
     low, high = strength.scale
     scale = np.exp(draw.between(math.log(low), math.log(high)))

@@ -17,18 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ml.network import device_for
+from ml.network import OrganNetwork, device_for
 
 logger = logging.getLogger(__name__)
 
 
 class Outputs(NamedTuple):
-    """As ml.network.NetworkOutput."""
-
-    fc1: NDArray[np.float32]
-    organ_logits: NDArray[np.float32]
-    modality_logits: NDArray[np.float32] | None = None
-    projection: NDArray[np.float32] | None = None
+    fc1: NDArray[np.float32]  # (N, 4096), after ReLU
+    organ_logits: NDArray[np.float32]  # (N, organs)
+    modality_logits: NDArray[np.float32] | None = None  # (N, modalities)
 
 
 class Engine(Protocol):
@@ -41,7 +38,7 @@ class Engine(Protocol):
 class TorchEngine:
     """float32 on a CPU; bfloat16 on CUDA where the GPU has it, with sums in float32."""
 
-    def __init__(self, network: nn.Module, device: str = "auto") -> None:
+    def __init__(self, network: OrganNetwork, device: str = "auto") -> None:
         """Raises ValueError when `device` is cuda and there is none."""
         self.device = device_for(device)
         on_cuda = self.device.type == "cuda"
@@ -78,7 +75,7 @@ class OpenVinoEngine:
 
     batch_size = 32
 
-    def __init__(self, network: nn.Module, calls_at_once: int = 1) -> None:
+    def __init__(self, network: OrganNetwork, calls_at_once: int = 1) -> None:
         """`calls_at_once`: how many threads may calculate side by side, each on its share of the cores.
 
         One is soonest done with all cores. Several that have other work between do more in all: none waits
@@ -88,13 +85,9 @@ class OpenVinoEngine:
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
         import openvino as ov
 
-        example = torch.zeros(1, 1, 224, 224)
-        with torch.inference_mode():
-            seen = network.eval()(example)._asdict()
-        self._outputs = [name for name, tensor in seen.items() if tensor is not None]
         model = ov.convert_model(
-            _WithoutNone(network),
-            example_input=example,
+            _WithoutNone(network.eval()),
+            example_input=torch.zeros(1, 1, 224, 224),
             input=[ov.PartialShape([-1, 1, 224, 224])],
         )
         core = ov.Core()
@@ -121,7 +114,7 @@ class OpenVinoEngine:
             seen = request.infer(images.numpy(), share_inputs=True, share_outputs=False)
         finally:
             self._free.put(request)
-        return Outputs(**dict(zip(self._outputs, seen.values(), strict=True)))
+        return Outputs(*seen.values())
 
 
 def seconds_taken(model: Callable[[Any], object], images: int) -> float:
@@ -137,7 +130,7 @@ def seconds_taken(model: Callable[[Any], object], images: int) -> float:
 class _WithoutNone(nn.Module):
     """OpenVINO's converter takes no output that is None."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: OrganNetwork) -> None:
         super().__init__()
         self.network = network
 
@@ -145,7 +138,7 @@ class _WithoutNone(nn.Module):
         return tuple(t for t in self.network(x) if t is not None)
 
 
-def engine_for(network: nn.Module, choice: str = "auto", calls_at_once: int = 1) -> Engine:
+def engine_for(network: OrganNetwork, choice: str = "auto", calls_at_once: int = 1) -> Engine:
     """The engine of that name (openvino, torch, cuda); by itself CUDA, else OpenVINO, else PyTorch on CPU.
 
     `calls_at_once`: see OpenVinoEngine. Raises ValueError when the choice cannot be had on this machine.
@@ -157,7 +150,7 @@ def engine_for(network: nn.Module, choice: str = "auto", calls_at_once: int = 1)
     return cpu_engine(network, fall_back=choice == "auto", calls_at_once=calls_at_once)
 
 
-def cpu_engine(network: nn.Module, fall_back: bool = True, calls_at_once: int = 1) -> Engine:
+def cpu_engine(network: OrganNetwork, fall_back: bool = True, calls_at_once: int = 1) -> Engine:
     """OpenVINO; PyTorch where it does not run."""
     try:
         return OpenVinoEngine(network, calls_at_once)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ml import pixels
+from ml import compiled
 
 
 def whole_images(number: int) -> NDArray[np.float32]:
@@ -18,12 +18,12 @@ def content_boxes(renditions: NDArray[np.uint8]) -> NDArray[np.float32]:
     what the border mostly shows; where nothing differs from it, the box is the whole image.
     """
     boxes = np.empty((len(renditions), 4), np.float32)
-    pixels.find_boxes(renditions, boxes)
+    compiled.find_boxes(renditions, boxes)
     return boxes
 
 
-def in_pixels(boxes: NDArray[np.float32], side: int) -> NDArray[np.int64]:
-    """[top, bottom, left, right] of boxes (N, 4) in square images of so many pixels a side: (N, 4)."""
-    x, y, width, height = boxes.T
-    edges = np.stack([y - height, y + height, x - width, x + width], 1)
-    return np.asarray(np.rint((edges + 1) / 2 * side), np.int64)
+def content_edges(renditions: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """The same as top, bottom, left and right, in whole pixels: (N, 4)."""
+    edges = np.empty((len(renditions), 4), np.int64)
+    compiled.find_edges(renditions, edges)
+    return edges

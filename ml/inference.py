@@ -6,16 +6,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from ml.calibration import energy, softmax
+from ml.calibration import softened, softmax
 from ml.checkpoint import Checkpoint, load_checkpoint
 from ml.engines import Engine, Outputs, engine_for, joined
-from ml.network import NetworkOutput
-from ml.projection import Projection
+from ml.projection import QuickProjection
 
 NOT_LEARNT_IN = 0.01  # weight of an organ in a modality in which no image of it was learnt from
 
@@ -31,56 +28,33 @@ class Description:
     energy: NDArray[np.float32]  # (N,), the lower, the more like what was learnt
 
 
-class ProjectingNetwork(nn.Module):
-    """A network and its FC1's products with the components, so that an engine calculates all in one go."""
-
-    def __init__(self, network: nn.Module, projection: Projection) -> None:
-        super().__init__()
-        self.network = network
-        self.components = nn.Buffer(torch.from_numpy(projection.components))
-        self.origin = nn.Buffer(torch.from_numpy(-projection.components @ projection.mean))
-
-    def forward(self, x: Tensor) -> NetworkOutput:
-        seen: NetworkOutput = self.network(x)
-        with torch.autocast(x.device.type, enabled=False):
-            projected = F.linear(seen.fc1.float(), self.components, self.origin)
-        return seen._replace(projection=projected)
-
-
 class ImageDescriber:
     """A network kept warm. `organs` and `modalities` name the columns of the probabilities."""
 
-    def __init__(self, checkpoint: Checkpoint, engine: str = "auto", calls_at_once: int = 1) -> None:
-        """Raises ValueError when the engine cannot be had here."""
-        network = ProjectingNetwork(checkpoint.network, checkpoint.projection)
-        self.engine = engine_for(network, engine, calls_at_once)
+    def __init__(self, checkpoint: Checkpoint, engine: Engine) -> None:
+        self.engine = engine
         self.organs, self.modalities = checkpoint.organs, checkpoint.modalities
         self.calibration = checkpoint.calibration
-        self.projection = checkpoint.projection
+        self.project = QuickProjection(checkpoint.projection)
         self._preprocessing = checkpoint.preprocessing
         self._learnt_in = checkpoint.learnt_in
 
     @classmethod
     def from_checkpoint(cls, folder: Path, engine: str = "auto", calls_at_once: int = 1) -> "ImageDescriber":
         """Raises CheckpointError, or ValueError when the engine cannot be had here."""
-        return cls(load_checkpoint(folder), engine, calls_at_once)
+        checkpoint = load_checkpoint(folder)
+        return cls(checkpoint, engine_for(checkpoint.network, engine, calls_at_once))
 
     def describe(
         self, renditions: NDArray[np.uint8], framed_as: NDArray[np.uint8] | None = None
     ) -> Description:
         """Describe uint8 (N, 256, 256) renditions, N >= 1, in batches. `framed_as`: see Preprocessing."""
         seen = see(self.engine, partial(self._preprocessing, framed_as=framed_as), renditions)
-        assert seen.projection is not None
-        modality, calibration = seen.modality_logits, self.calibration
-        return Description(
-            fc1=seen.fc1,
-            projection=self.projection.completed(seen.fc1, seen.projection),
-            organ_probabilities=softmax(seen.organ_logits, calibration.organ_temperature),
-            modality_probabilities=(
-                None if modality is None else softmax(modality, calibration.modality_temperature)
-            ),
-            energy=energy(seen.organ_logits),
-        )
+        calibration, modalities = self.calibration, None
+        organs, energies = softened(seen.organ_logits, calibration.organ_temperature)
+        if seen.modality_logits is not None:
+            modalities = softmax(seen.modality_logits, calibration.modality_temperature)
+        return Description(seen.fc1, self.project(seen.fc1), organs, modalities, energies)
 
     def knowing_modality(
         self, organ_probabilities: NDArray[np.float32], codes: Collection[str]

@@ -42,7 +42,6 @@ class NetworkOutput(NamedTuple):
     fc1: Tensor  # (N, 4096), after ReLU, before dropout; of length 1 where the shape says so
     organ_logits: Tensor  # (N, organs)
     modality_logits: Tensor | None  # (N, modalities)
-    projection: Tensor | None = None  # (N, 512), of FC1, where it is a part of the network
 
 
 class OrganNetwork(nn.Module):

@@ -1,7 +1,7 @@
 """From 256x256 renditions to what the network takes."""
 
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ml import pixels
-from ml.framing import content_boxes, in_pixels
+from ml import compiled
 from ml.recipes import Recipe
 
 SIDE = 256  # pixels of a rendition
@@ -66,21 +65,16 @@ class Preprocessing:
         Raises ValueError for arrays of other shapes or types.
         """
         renditions = checked(renditions)
-        if self.framed:
-            like = renditions if framed_as is None else checked(framed_as[np.newaxis])
-            edges = in_pixels(content_boxes(like), SIDE)
-        else:
-            margin = (SIDE - self.crop) // 2
-            edges = np.array([[margin, margin + self.crop] * 2])
+        like = renditions if framed_as is None else checked(framed_as[np.newaxis])
         x = np.empty((len(renditions), 1, self.crop, self.crop), np.float32)
-        pixels.prepare(renditions, edges, self.finish, x[:, 0])
+        compiled.prepare(renditions, like, self.framed, self.finish, x[:, 0])
         return torch.from_numpy(x)
 
-    @property
-    def finish(self) -> pixels.Finish:
+    @cached_property
+    def finish(self) -> compiled.Finish:
         lines, equalisation = lines_between(self.size, self.crop), np.float32(self.equalisation)
         mean, std = np.float32(self.mean), np.float32(self.std)
-        return pixels.Finish(self.size, *lines, equalisation, self.per_image, mean, std)
+        return compiled.Finish(self.size, *lines, equalisation, self.per_image, mean, std)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,7 +89,6 @@ def checked(renditions: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(renditions)
 
 
-@lru_cache
 def lines_between(size: int, crop: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
     """Where each of `crop` lines lies between `size`, as in torch's interpolate without align_corners.
 

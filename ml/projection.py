@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ml import compiled
+
 DIMENSIONS = 512
 MOST_SAMPLES = 6_000
 
@@ -27,14 +29,35 @@ class Projection:
 
     def __call__(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
         """float32 (N, 512) from float32 (N, 4096)."""
-        return self.completed(fc1, np.asarray((fc1 - self.mean) @ self.components.T, np.float32))
-
-    def completed(self, fc1: NDArray[np.float32], projected: NDArray[np.float32]) -> NDArray[np.float32]:
-        """FC1's products with all components (N, 512), with the remainder's length in place of the last."""
+        centred = fc1 - self.mean
+        projected = np.asarray(centred @ self.components.T, np.float32)
         if self.keeps_remainder:
-            centred, kept = fc1 - self.mean, projected[:, :-1]
-            left = np.vecdot(centred, centred) - np.vecdot(kept, kept)
+            left = (centred**2).sum(axis=1) - (projected[:, :-1] ** 2).sum(axis=1)
             projected[:, -1] = np.sqrt(np.maximum(left, 0))
+        return projected
+
+
+class QuickProjection:
+    """The same to four digits, by the thread that calls; what is zero in FC1, half of it or more, is skipped.
+
+    The components of each feature are kept as whole numbers of 16 bits, the largest of them as 32767.
+    """
+
+    def __init__(self, projection: Projection) -> None:
+        by_feature = projection.components.T  # (4096, 512)
+        self._scale = np.maximum(np.abs(by_feature).max(1), 1e-12) / np.float32(32767)
+        self._components = np.ascontiguousarray(np.rint(by_feature / self._scale[:, np.newaxis]), np.int16)
+        self._origin = -projection.components @ projection.mean
+        self._mean, self._keeps_remainder = projection.mean, projection.keeps_remainder
+
+    def __call__(self, fc1: NDArray[np.float32]) -> NDArray[np.float32]:
+        """float32 (N, 512) from float32 (N, 4096). Raises ValueError for another number of features."""
+        if fc1.shape[1:] != self._mean.shape:
+            raise ValueError(f"FC1 has {len(self._mean)} numbers, not {fc1.shape[1:]}.")
+        projected = np.empty((len(fc1), len(self._origin)), np.float32)
+        compiled.project(fc1, self._components, self._scale, self._origin, projected)
+        if self._keeps_remainder:
+            compiled.remain(fc1, self._mean, projected)
         return projected
 
 

@@ -114,7 +114,7 @@ def readable_pictures(query: Query) -> list[tuple[Query, NDArray[np.uint8]]]:
 
 
 def store_fc1(query: Query, fc1: NDArray[np.float32], describer: "ImageDescriber") -> None:
-    query.fc1, query.projection = fc1, describer.projection(fc1[np.newaxis])[0]
+    query.fc1, query.projection = fc1, describer.project(fc1[np.newaxis])[0]
 
 
 def refine(query: Query, version: ModelVersion) -> None:

@@ -18,7 +18,7 @@ WITHOUT_DJANGO = [
     *("ml/inference.py", "ml/engines.py", "ml/checkpoint.py", "ml/projection.py", "ml/protocol.py"),
     *(
         "ml/framing.py",
-        "ml/pixels.py",
+        "ml/compiled.py",
         "ml/augmentation.py",
         "ml/objective.py",
         "ml/calibration.py",

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ml import pixels
+from ml import compiled
 from ml.augmentation import Draw, any_knots, augment, curves, placed, rising_knots, through
 from ml.framing import content_boxes
 from ml.preprocess import Preprocessing
@@ -95,14 +95,14 @@ def test_a_view_is_where_pytorch_finds_it(padding: str) -> None:
     expected = F.grid_sample(grey, grid, padding_mode=padding, align_corners=False)
     seen = np.empty((224, 224), np.float32)
     for n, image in enumerate(images):
-        pixels._place(image, theta[n], padding == "zeros", seen)
+        compiled._place(image, theta[n], padding == "zeros", seen)
         assert np.allclose(seen, expected[n, 0], atol=2e-3), n
 
 
 def test_noise_is_normal_white_and_as_strong_as_it_says() -> None:
     fields = np.full((20, 224, 224), 0.5, np.float32)
     for seed, field in enumerate(fields):
-        pixels._add_noise(field, np.float32(0.05), np.uint64(seed))
+        compiled._add_noise(field, np.float32(0.05), np.uint64(seed))
     noise = (fields - 0.5) / 0.05
     assert abs(noise.mean()) < 0.005
     assert noise.std() == pytest.approx(1, abs=0.01)

@@ -26,8 +26,7 @@ from ml.engines import OpenVinoEngine, Outputs, TorchEngine, engine_for
 from ml.inference import ImageDescriber
 from ml.network import NetworkOutput, NetworkShape, OrganNetwork, initialise_for_relu
 from ml.preprocess import Preprocessing
-from ml.projection import fit_projection
-from search.ranking import ROUNDING
+from ml.projection import QuickProjection, fit_projection
 from tests.factories import make_pixels, save_tiny_checkpoint, tiny_shape
 from tests.processes import ROOT
 
@@ -265,30 +264,17 @@ def test_a_batch_too_large_for_the_memory_is_halved(asked: Pictures) -> None:
 
 
 @pytest.mark.parametrize("learnt_from", [100, 700])  # fewer and more than there are components
-def test_every_engine_projects_as_the_projection_does(
-    kind: str, trained: OrganNetwork, asked: Pictures, learnt_from: int
-) -> None:
-    """So near that no distance between projections exceeds the one on FC1 by more than ranking allows for."""
-    seen = TorchEngine(trained, "cpu")(asked.x).fc1
+@pytest.mark.parametrize("share_above_zero", [0.0, 0.1, 1.0])
+def test_the_quick_projection_is_the_projection(learnt_from: int, share_above_zero: float) -> None:
     rng = np.random.default_rng(0)
-    mixed = rng.dirichlet(np.full(len(seen), 0.1), learnt_from).astype(np.float32) @ seen
-    projection = fit_projection(mixed + rng.standard_normal(mixed.shape).astype(np.float32) * seen.std() / 4)
-    checkpoint = Checkpoint(trained, Preprocessing(), projection, ORGANS, MODALITIES, "default")
-    exact = ImageDescriber(checkpoint, "torch").engine(asked.x)
-    found = ImageDescriber(checkpoint, kind).engine(asked.x)
-    lengths = np.linalg.norm(exact.fc1, axis=1)
-    for outputs in (exact, found):
-        outputs = outputs._replace(projection=projection.completed(outputs.fc1, outputs.projection))
-        assert (
-            np.linalg.norm(outputs.projection - projection(outputs.fc1), axis=1).max()
-            < 0.005 * lengths.mean()
-        )
-        for other in (exact, found):
-            projected = projection.completed(other.fc1, other.projection)
-            apart = np.linalg.norm(outputs.projection[:, None] - projected, axis=2)
-            on_fc1 = np.linalg.norm(outputs.fc1[:, None] - other.fc1, axis=2)
-            share, of_length = ROUNDING
-            assert (apart <= share * on_fc1 + of_length * lengths[:, None]).all()
+    fc1 = rng.random((learnt_from + 19, 4096), np.float32)
+    projection, asked = fit_projection(fc1[:learnt_from]), fc1[learnt_from:]
+    asked *= rng.random(asked.shape) < share_above_zero
+    quick = QuickProjection(projection)
+    assert np.abs(quick(asked) - projection(asked)).max() < 2e-5 * np.linalg.norm(fc1[0])
+    assert np.array_equal(quick(asked[:1]), quick(asked)[:1])
+    with pytest.raises(ValueError, match="4096 numbers"):
+        quick(asked[:, 1:])
 
 
 @pytest.mark.parametrize("modalities", [0, 2])
@@ -297,14 +283,13 @@ def test_a_describer_batches_and_keeps_the_order(modalities: int) -> None:
     projection = fit_projection(np.random.default_rng(0).random((20, 4096), np.float32))
     names = ["CT", "MR"][:modalities]
     engine = TorchEngine(network, "cpu")
+    engine.batch_size = 2
     renditions = np.stack([make_pixels(seed, size=256) for seed in range(5)])
     checkpoint = Checkpoint(network, Preprocessing(), projection, ["a", "b"], names, "default")
-    describer = ImageDescriber(checkpoint, "torch")
-    describer.engine.batch_size = 2
-    seen = describer.describe(renditions)
+    seen = ImageDescriber(checkpoint, engine).describe(renditions)
     expected = engine(Preprocessing()(renditions))
     assert np.allclose(seen.fc1, expected.fc1, atol=1e-4)
-    assert np.allclose(seen.projection, projection(seen.fc1), atol=1e-4)
+    assert np.allclose(seen.projection, projection(seen.fc1), atol=1e-5 * np.linalg.norm(seen.fc1))
     assert np.allclose(seen.organ_probabilities, softmax(expected.organ_logits), atol=1e-5)
     assert seen.organ_probabilities.sum(1) == pytest.approx(np.ones(5), abs=1e-5)
     if expected.modality_logits is None:

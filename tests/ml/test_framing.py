@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from ml import pixels
+from ml import compiled
 from ml.augmentation import augment
-from ml.framing import content_boxes, in_pixels
+from ml.framing import content_edges
 from ml.preprocess import Preprocessing
 from ml.recipes import Augmentation
 
@@ -22,7 +22,7 @@ def picture(top: int, bottom: int, left: int, right: int, background: int = 0) -
 
 
 def frame_of(image: np.ndarray) -> list[int]:
-    edges: list[int] = in_pixels(content_boxes(image[np.newaxis]), 256)[0].tolist()
+    edges: list[int] = content_edges(image[np.newaxis])[0].tolist()
     return edges
 
 
@@ -89,5 +89,5 @@ def test_where_nothing_can_be_written_each_process_compiles(monkeypatch: pytest.
             raise RuntimeError("cannot cache function: no locator available")
         return numba.njit(**options)
 
-    monkeypatch.setattr(pixels, "njit", njit)
-    assert pixels.compiled(lambda x: x + 1)(1) == 2
+    monkeypatch.setattr(compiled, "njit", njit)
+    assert compiled.machine_code(lambda x: x + 1)(1) == 2

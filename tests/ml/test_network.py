@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from scipy.stats import rankdata
 
-from ml.framing import content_boxes, in_pixels
+from ml.framing import content_edges
 from ml.network import (
     NetworkShape,
     OrganNetwork,
@@ -135,7 +135,7 @@ def test_equalisation_forgets_every_rising_curve() -> None:
 def test_preprocessing_is_what_pytorch_makes_of_it(fields: dict[str, Any]) -> None:
     preprocessing = Preprocessing(**fields)
     images = renditions(4)
-    edges = in_pixels(content_boxes(images), 256) if preprocessing.framed else [(16, 240, 16, 240)] * 4
+    edges = content_edges(images) if preprocessing.framed else [(16, 240, 16, 240)] * 4
     for image, x, (top, bottom, left, right) in zip(images, preprocessing(images), edges, strict=True):
         part = torch.from_numpy(image[top:bottom, left:right]).double()[None, None]
         grey = F.adaptive_avg_pool2d(part, preprocessing.size) / 255

@@ -1,8 +1,8 @@
-"""Loops over the pixels of renditions, as machine code: image after image, on the thread that calls.
+"""Loops over pixels and features, as machine code: image after image, on the thread that calls.
 
 For what NumPy and PyTorch would do in dozens of passes over small images. All of it is in this one file:
 Numba keeps what it compiled until this file changes, and knows nothing of others. Nothing here checks that an
-index lies inside of an array: ml.framing, ml.preprocess and ml.augmentation, which call it, check the shapes.
+index lies inside of an array: those who call check shapes (ml.framing, preprocess, augmentation, projection).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 ZERO, HALF, ONE, WHITE = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1 / 255)
 
 
-def compiled(function: F) -> F:
+def machine_code(function: F) -> F:
     """By Numba, when it is first called. Other threads run meanwhile."""
     try:
         return cast(F, njit(nogil=True, error_model="numpy", cache=True)(function))
@@ -37,19 +37,43 @@ MARGIN = np.float32(1.06)
 SMALLEST = np.float32(0.2)  # half a side
 
 
-@compiled
+@machine_code
 def find_boxes(renditions: NDArray[np.uint8], boxes: NDArray[np.float32]) -> None:
     """Centre (x, y) and half width and height, (N, 4), of what differs from what the border mostly shows."""
+    for n in range(len(renditions)):
+        boxes[n] = _box_of(renditions[n])
+
+
+@machine_code
+def find_edges(renditions: NDArray[np.uint8], edges: NDArray[np.int64]) -> None:
+    """The same boxes as top, bottom, left and right in pixels, (N, 4)."""
+    for n in range(len(renditions)):
+        edges[n] = _edges_of(renditions[n])
+
+
+@machine_code
+def _edges_of(image: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    x, y, width, height = _box_of(image)
+    half = np.float32(len(image)) / np.float32(2)
+    return (
+        int(np.rint((y - height + ONE) * half)),
+        int(np.rint((y + height + ONE) * half)),
+        int(np.rint((x - width + ONE) * half)),
+        int(np.rint((x + width + ONE) * half)),
+    )
+
+
+@machine_code
+def _box_of(image: NDArray[np.uint8]) -> tuple[np.float32, np.float32, np.float32, np.float32]:
     grey = np.empty((LOOKED_AT, LOOKED_AT), np.int32)
     rows, columns = np.empty(LOOKED_AT, np.int32), np.empty(LOOKED_AT, np.int32)
-    for n in range(len(renditions)):
-        _look_at(renditions[n], grey)
-        _count_content(grey, rows, columns)
-        boxes[n, 0], boxes[n, 2] = _extent(columns)
-        boxes[n, 1], boxes[n, 3] = _extent(rows)
+    _look_at(image, grey)
+    _count_content(grey, rows, columns)
+    (x, width), (y, height) = _extent(columns), _extent(rows)
+    return x, y, width, height
 
 
-@compiled
+@machine_code
 def _look_at(image: NDArray[np.uint8], grey: NDArray[np.int32]) -> None:
     for i in range(LOOKED_AT):
         one, two = image[4 * i], image[4 * i + 2]
@@ -58,7 +82,7 @@ def _look_at(image: NDArray[np.uint8], grey: NDArray[np.int32]) -> None:
             grey[i, j] = upper + np.int32(two[4 * j]) + np.int32(two[4 * j + 2])
 
 
-@compiled
+@machine_code
 def _count_content(grey: NDArray[np.int32], rows: NDArray[np.int32], columns: NDArray[np.int32]) -> None:
     """How many pixels of each row, and of each column, differ from the background."""
     counts = np.zeros(WHITEST + 1, np.int32)
@@ -80,7 +104,7 @@ def _count_content(grey: NDArray[np.int32], rows: NDArray[np.int32], columns: ND
             columns[j] += differs
 
 
-@compiled
+@machine_code
 def _nth_level(counts: NDArray[np.int32], n: int) -> int:
     """The n-th smallest, from 1, of values of which counts[v] are v."""
     seen = 0
@@ -91,7 +115,7 @@ def _nth_level(counts: NDArray[np.int32], n: int) -> int:
     return len(counts) - 1
 
 
-@compiled
+@machine_code
 def _extent(filled: NDArray[np.int32]) -> tuple[np.float32, np.float32]:
     """Centre and half the length, where -1 and 1 are the edges, of the lines in which enough is filled."""
     least = FILLED * np.float32(filled.max())
@@ -128,23 +152,32 @@ class Finish(NamedTuple):
     std: np.float32
 
 
-@compiled
+@machine_code
 def prepare(
-    renditions: NDArray[np.uint8], edges: NDArray[np.int64], finish: Finish, to: NDArray[np.float32]
+    renditions: NDArray[np.uint8],
+    framed_as: NDArray[np.uint8],
+    framed: bool,
+    finish: Finish,
+    to: NDArray[np.float32],
 ) -> None:
-    """What lies between the edges, finished: (N, crop, crop).
+    """The frame of each image, or its centre, finished: (N, crop, crop).
 
-    edges: top, bottom, left, right of each, (N, 4), or of all, (1, 4).
+    framed_as: whose frame is taken for each, (N, 256, 256), or for all, (1, 256, 256).
     """
     grey = np.empty((finish.size, finish.size), np.float32)
+    crop, side = to.shape[-1], renditions.shape[-1]
+    start, stop = (side - crop) // 2, (side - crop) // 2 + crop
     for n in range(len(renditions)):
-        _shrink(renditions[n], edges[min(n, len(edges) - 1)], np.float32(255), grey)
+        edges = (start, stop, start, stop)
+        if framed:
+            edges = _edges_of(framed_as[min(n, len(framed_as) - 1)])
+        _shrink(renditions[n], edges, np.float32(255), grey)
         _complete(grey, finish, to[n])
 
 
-@compiled
+@machine_code
 def _shrink(
-    image: NDArray[Any], edges: NDArray[np.int64], white: np.float32, grey: NDArray[np.float32]
+    image: NDArray[Any], edges: tuple[int, int, int, int], white: np.float32, grey: NDArray[np.float32]
 ) -> None:
     """Means over (size, size) cells, as torch's adaptive_avg_pool2d. `white` is what becomes 1."""
     size, (top, bottom, left, right) = len(grey), edges
@@ -174,31 +207,33 @@ def _shrink(
             grey[i, j] = sums[j] / np.float32(last - first) / widths[j] / white
 
 
-@compiled
+@machine_code
 def _complete(grey: NDArray[np.float32], finish: Finish, to: NDArray[np.float32]) -> None:
     """Equalise, standardise and enlarge (size, size) grey values, which change, to (crop, crop)."""
     if finish.equalisation:
         _equalise(grey, finish.equalisation)
     mean, std = _mean_and_std(grey) if finish.per_image else (finish.mean, finish.std)
-    size, crop = len(grey), len(to)
+    crop = len(to)
     before, after, share = finish.before, finish.after, finish.share
-    wide = np.empty((size, crop), np.float32)
-    for i in range(size):
-        line = grey[i]
-        for x in range(crop):
-            value = line[before[x]]
-            wide[i, x] = (value + share[x] * (line[after[x]] - value) - mean) / std
+    wide = np.empty((2, crop), np.float32)  # the last two of the lines, enlarged
+    widened = 0
     for y in range(crop):
-        upper, lower = wide[before[y]], wide[after[y]]
+        while widened <= after[y]:
+            line = grey[widened]
+            for x in range(crop):
+                value = line[before[x]]
+                wide[widened % 2, x] = (value + share[x] * (line[after[x]] - value) - mean) / std
+            widened += 1
+        upper, lower = wide[before[y] % 2], wide[after[y] % 2]
         for x in range(crop):
             to[y, x] = upper[x] + share[y] * (lower[x] - upper[x])
 
 
-@compiled
+@machine_code
 def _equalise(grey: NDArray[np.float32], share: np.float32) -> None:
     """Mix in, for each pixel, the share of pixels that are darker; of those of its own level half count."""
     size = len(grey)
-    level = np.empty((size, size), np.int32)
+    level = np.empty((size, size), np.uint8)
     counts = np.zeros(LEVELS, np.int32)
     for i in range(size):
         for j in range(size):
@@ -214,7 +249,7 @@ def _equalise(grey: NDArray[np.float32], share: np.float32) -> None:
             grey[i, j] += share * (darker[level[i, j]] - grey[i, j])
 
 
-@compiled
+@machine_code
 def _mean_and_std(grey: NDArray[np.float32]) -> tuple[np.float32, np.float32]:
     size = len(grey)
     totals = np.zeros(size, np.float32)  # a column each, which adds up side by side
@@ -244,22 +279,21 @@ class View(NamedTuple):
     seed: NDArray[np.uint64]  # (N,): of the noise
 
 
-@compiled
+@machine_code
 def look(renditions: NDArray[np.uint8], view: View, finish: Finish, to: NDArray[np.float32]) -> None:
     """A view of each image, finished: (N, crop, crop)."""
     crop = to.shape[-1]
-    whole = np.array([0, crop, 0, crop])
     seen, grey = np.empty((crop, crop), np.float32), np.empty((finish.size, finish.size), np.float32)
     for n in range(len(renditions)):
         _place(renditions[n], view.placed[n], view.black[n], seen)
         _regrade(seen, view.curve[n], view.tilt[n], view.negative[n])
         if view.noise[n]:
             _add_noise(seen, view.noise[n], view.seed[n])
-        _shrink(seen, whole, np.float32(1), grey)
+        _shrink(seen, (0, crop, 0, crop), ONE, grey)
         _complete(grey, finish, to[n])
 
 
-@compiled
+@machine_code
 def _place(
     image: NDArray[np.uint8], placed: NDArray[np.float32], black: bool, seen: NDArray[np.float32]
 ) -> None:
@@ -287,19 +321,19 @@ def _place(
             seen[i, j] = (upper + (lower - upper) * along) * weight
 
 
-@compiled
+@machine_code
 def _inside(place: np.float32, last: np.float32) -> np.float32:
     """1 between the first and the last pixel, 0 from one pixel beyond them."""
     return _between(min(place, last - place) + ONE, ZERO, ONE)
 
 
-@compiled
+@machine_code
 def _between(value: np.float32, low: np.float32, high: np.float32) -> np.float32:
     value = value if value > low else low
     return value if value < high else high
 
 
-@compiled
+@machine_code
 def _regrade(
     seen: NDArray[np.float32], curve: NDArray[np.float32], tilt: NDArray[np.float32], negative: bool
 ) -> None:
@@ -318,7 +352,7 @@ def _regrade(
             seen[i, j] = ONE - grey if negative else grey
 
 
-@compiled
+@machine_code
 def _add_noise(seen: NDArray[np.float32], noise: np.float32, seed: np.uint64) -> None:
     """Sums of four uniform numbers, all from one of SplitMix64 (Steele, Lea, Flood 2014): nearly normal."""
     crop, part = len(seen), np.uint64(0xFFFF)
@@ -334,3 +368,69 @@ def _add_noise(seen: NDArray[np.float32], noise: np.float32, seed: np.uint64) ->
             )
             value = seen[i, j] + (np.float32(np.int64(total)) - np.float32(2 * 65535)) * scale
             seen[i, j] = _between(value, ZERO, ONE)
+
+
+# What is done after the network.
+
+ABREAST = 4  # rows of components that are read side by side: memory brings them as soon as one
+
+
+@machine_code
+def project(
+    fc1: NDArray[np.float32],
+    components: NDArray[np.int16],
+    scale: NDArray[np.float32],
+    origin: NDArray[np.float32],
+    to: NDArray[np.float32],
+) -> None:
+    """From origin (512,), the components (4096, 512) times scale (4096,) of features that are not zero."""
+    features = len(components)
+    used, weight = np.empty(features + ABREAST, np.int64), np.empty(features + ABREAST, np.float32)
+    for n in range(len(fc1)):
+        number = 0
+        for j in range(features):
+            used[number], weight[number] = j, fc1[n, j] * scale[j]
+            number += fc1[n, j] != 0
+        used[number : number + ABREAST], weight[number : number + ABREAST] = 0, 0
+        line = to[n]
+        line[:] = origin
+        for i in range(0, number, ABREAST):
+            a, b = components[used[i]], components[used[i + 1]]
+            c, d = components[used[i + 2]], components[used[i + 3]]
+            of_a, of_b, of_c, of_d = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
+            for k in range(len(line)):
+                one_and_two = of_a * np.float32(a[k]) + of_b * np.float32(b[k])
+                line[k] += one_and_two + of_c * np.float32(c[k]) + of_d * np.float32(d[k])
+
+
+@machine_code
+def remain(fc1: NDArray[np.float32], mean: NDArray[np.float32], to: NDArray[np.float32]) -> None:
+    """The length of what all but the last component leave of centred FC1, in place of the last."""
+    last = to.shape[1] - 1
+    for n in range(len(fc1)):
+        left = 0.0
+        for j in range(len(mean)):
+            left += (fc1[n, j] - mean[j]) ** 2
+        for k in range(last):
+            left -= to[n, k] ** 2
+        to[n, last] = np.sqrt(max(left, 0.0))
+
+
+@machine_code
+def soften(
+    logits: NDArray[np.float32],
+    temperature: np.float32,
+    probabilities: NDArray[np.float32],
+    energies: NDArray[np.float32],
+) -> None:
+    """Softmax with a temperature, (N, classes), and minus the log of the sum of exponentials, (N,)."""
+    for n in range(len(logits)):
+        highest = logits[n].max()
+        total, of_all = ZERO, ZERO
+        for k in range(logits.shape[1]):
+            probabilities[n, k] = np.exp((logits[n, k] - highest) / temperature)
+            total += probabilities[n, k]
+            of_all += np.exp(logits[n, k] - highest)
+        for k in range(logits.shape[1]):
+            probabilities[n, k] /= total
+        energies[n] = -highest - np.log(of_all)
