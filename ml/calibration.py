@@ -91,6 +91,7 @@ def softened(
     logits: NDArray[np.float32], temperature: float = 1.0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Both in one go: `softmax` with the temperature, and `energy`, which knows of none."""
+    logits = np.ascontiguousarray(logits, np.float32)
     probabilities, energies = np.empty_like(logits), np.empty(len(logits), np.float32)
     compiled.soften(logits, np.float32(temperature), probabilities, energies)
     return probabilities, energies

@@ -54,6 +54,7 @@ class QuickProjection:
         """float32 (N, 512) from float32 (N, 4096). Raises ValueError for another number of features."""
         if fc1.shape[1:] != self._mean.shape:
             raise ValueError(f"FC1 has {len(self._mean)} numbers, not {fc1.shape[1:]}.")
+        fc1 = np.ascontiguousarray(fc1, np.float32)
         projected = np.empty((len(fc1), len(self._origin)), np.float32)
         compiled.project(fc1, self._components, self._scale, self._origin, projected)
         if self._keeps_remainder:
