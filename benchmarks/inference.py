@@ -7,7 +7,7 @@ network. "Ours" is ImageDescriber on 8-bit renditions: crop, normalise, batches,
 projection, probabilities. Both take turns, call by call, so that a machine that slows down slows both; what
 we add is the median of their ratio. PyTorch in bfloat16 on the CPU is there as a peer, bare only.
 Without a checkpoint the weights are random, which are as fast, and images are prepared as the default recipe
-does; but half of FC1 is not zero, where a trained network has a tenth: projecting takes longer.
+does; but half of FC1 is not zero, where a trained network has less: projecting takes longer.
 """
 
 import argparse

@@ -32,7 +32,7 @@ class Engine(Protocol):
     name: str  # for people
     batch_size: int  # how many images to give it at a time
 
-    def __call__(self, images: Tensor) -> Outputs: ...
+    def __call__(self, images: Tensor | NDArray[np.float32]) -> Outputs: ...
 
 
 class TorchEngine:
@@ -48,7 +48,7 @@ class TorchEngine:
         self.batch_size = 256 if on_cuda else 32
         self._network = network.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def __call__(self, images: Tensor) -> Outputs:
+    def __call__(self, images: Tensor | NDArray[np.float32]) -> Outputs:
         """On CUDA a batch that does not fit the memory goes through in halves, as do all after it."""
         try:
             return self._run(images)
@@ -63,8 +63,8 @@ class TorchEngine:
         return joined([self(images[:half]), self(images[half:])])
 
     @torch.inference_mode()
-    def _run(self, images: Tensor) -> Outputs:
-        x = images.to(self.device, memory_format=torch.channels_last)
+    def _run(self, images: Tensor | NDArray[np.float32]) -> Outputs:
+        x = torch.as_tensor(images).to(self.device, memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._in_bfloat16):
             seen = self._network(x)
         return Outputs(*(None if t is None else t.float().cpu().numpy() for t in seen))  # type: ignore[arg-type]
@@ -107,11 +107,11 @@ class OpenVinoEngine:
         for _ in range(calls_at_once):
             self._free.put(self._model.create_infer_request())
 
-    def __call__(self, images: Tensor) -> Outputs:
+    def __call__(self, images: Tensor | NDArray[np.float32]) -> Outputs:
         request = self._free.get()
         try:
             # Not shared: OpenVINO would write the next results into the same memory.
-            seen = request.infer(images.numpy(), share_inputs=True, share_outputs=False)
+            seen = request.infer(np.asarray(images), share_inputs=True, share_outputs=False)
         finally:
             self._free.put(request)
         return Outputs(*seen.values())

@@ -49,7 +49,7 @@ class ImageDescriber:
         self, renditions: NDArray[np.uint8], framed_as: NDArray[np.uint8] | None = None
     ) -> Description:
         """Describe uint8 (N, 256, 256) renditions, N >= 1, in batches. `framed_as`: see Preprocessing."""
-        seen = see(self.engine, partial(self._preprocessing, framed_as=framed_as), renditions)
+        seen = see(self.engine, partial(self._preprocessing.array, framed_as=framed_as), renditions)
         calibration, modalities = self.calibration, None
         organs, energies = softened(seen.organ_logits, calibration.organ_temperature)
         if seen.modality_logits is not None:
@@ -74,7 +74,7 @@ class ImageDescriber:
 
 def see(
     engine: Engine,
-    preprocessing: Callable[[NDArray[np.uint8]], Tensor],
+    preprocessing: Callable[[NDArray[np.uint8]], Tensor | NDArray[np.float32]],
     renditions: NDArray[np.uint8],
     on_batch: Callable[[], None] = lambda: None,
 ) -> Outputs:

@@ -64,11 +64,17 @@ class Preprocessing:
         framed_as: uint8 (256, 256), the picture whose frame is taken for all, where they are changes of it.
         Raises ValueError for arrays of other shapes or types.
         """
+        return torch.from_numpy(self.array(renditions, framed_as))
+
+    def array(
+        self, renditions: NDArray[np.uint8], framed_as: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.float32]:
+        """The same as an array. A tensor costs one image 0.05 ms, half a percent of what the network takes."""
         renditions = checked(renditions)
         like = renditions if framed_as is None else checked(framed_as[np.newaxis])
         x = np.empty((len(renditions), 1, self.crop, self.crop), np.float32)
         compiled.prepare(renditions, like, self.framed, self.finish, x[:, 0])
-        return torch.from_numpy(x)
+        return x
 
     @cached_property
     def finish(self) -> compiled.Finish:
