@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ingest.renditions import RENDITION_SIZE
 from ml import compiled
 from ml.recipes import Recipe
 
-SIDE = 256  # pixels of a rendition
 INPUT_SIZE = 224  # the paper's centre crop of 256
 
 
@@ -36,8 +36,8 @@ class Preprocessing:
     equalisation: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (1 <= self.crop <= SIDE and 1 <= self.size <= SIDE):
-            raise ValueError(f"crop and resolution have to lie between 1 and {SIDE}.")
+        if not (1 <= self.crop <= RENDITION_SIZE and 1 <= self.size <= RENDITION_SIZE):
+            raise ValueError(f"crop and resolution have to lie between 1 and {RENDITION_SIZE}.")
 
     @property
     def size(self) -> int:
@@ -88,10 +88,10 @@ class Preprocessing:
 
 def checked(renditions: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """In one piece. Raises ValueError where they are not uint8 (N, 256, 256)."""
-    if renditions.dtype != np.uint8 or renditions.shape[1:] != (SIDE, SIDE):
-        raise ValueError(
-            f"Renditions are uint8 (N, {SIDE}, {SIDE}), not {renditions.dtype} {renditions.shape}."
-        )
+    side = RENDITION_SIZE
+    if renditions.dtype != np.uint8 or renditions.shape[1:] != (side, side):
+        given = f"{renditions.dtype} {renditions.shape}"
+        raise ValueError(f"Renditions are uint8 (N, {side}, {side}), not {given}.")
     return np.ascontiguousarray(renditions)
 
 
