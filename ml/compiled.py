@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 F = TypeVar("F", bound=Callable[..., Any])
 # A plain number beside a float32 would make a float64 of it.
 ZERO, HALF, ONE, WHITE = np.float32(0), np.float32(0.5), np.float32(1), np.float32(1 / 255)
+EIGHT, SIXTEEN, THREE_BYTES = np.uint32(8), np.uint32(16), np.uint32(24)
+BYTE, LOW_BYTES = np.uint32(0xFF), np.uint32(0xFF00FF)
 
 
 def machine_code(function: F) -> F:
@@ -297,28 +299,56 @@ def look(renditions: NDArray[np.uint8], view: View, finish: Finish, to: NDArray[
 def _place(
     image: NDArray[np.uint8], placed: NDArray[np.float32], black: bool, seen: NDArray[np.float32]
 ) -> None:
-    """Bilinear, as torch's grid_sample without align_corners; grey values from 0 to 1."""
+    """Bilinear, as torch's grid_sample without align_corners; grey values from 0 to 1.
+
+    Line by line, and each line in three loops: those that look nothing up calculate many pixels at a time.
+    """
     crop, half, last = len(seen), np.float32(len(image) / 2), np.float32(len(image) - 1)
-    flat, side = image.astype(np.float32).ravel(), np.uint32(len(image))
+    neighbours, side = _neighbours(image).ravel(), np.int32(len(image))
     # In pixels: from the middle of the view's first to the image, and on by one to the right or downwards.
     first = (placed[:, 2] - (placed[:, 0] + placed[:, 1]) * np.float32((crop - 1) / crop) + ONE) * half - HALF
     right, down = placed[:, 0] * np.float32(2 / crop) * half, placed[:, 1] * np.float32(2 / crop) * half
+    step = np.arange(crop).astype(np.float32)
+    at, four = np.empty(crop, np.int32), np.empty(crop, np.uint32)
+    across, along, weight = np.empty(crop, np.float32), np.empty(crop, np.float32), np.empty(crop, np.float32)
     for i in range(crop):
-        start_x, start_y = first[0] + down[0] * np.float32(i), first[1] + down[1] * np.float32(i)
+        start_x, start_y = first[0] + down[0] * step[i], first[1] + down[1] * step[i]
         for j in range(crop):
-            x, y = start_x + right[0] * np.float32(j), start_y + right[1] * np.float32(j)
-            weight = WHITE
-            if black:  # fades out over the pixel beyond the edge
-                weight *= _inside(x, last) * _inside(y, last)
+            x, y = start_x + right[0] * step[j], start_y + right[1] * step[j]
+            # Beyond the edge black fades in over one pixel.
+            weight[j] = _inside(x, last) * _inside(y, last) if black else ONE
             x, y = _between(x, ZERO, last), _between(y, ZERO, last)
-            x0, y0 = np.uint32(x), np.uint32(y)
-            at, below = np.uint32(y0 * side + x0), np.uint32(0) if y == last else side
-            beside = np.uint32(0) if x == last else np.uint32(1)
-            across, along = x - np.float32(x0), y - np.float32(y0)
-            a, b = flat[at], flat[np.uint32(at + beside)]
-            c, d = flat[np.uint32(at + below)], flat[np.uint32(at + below + beside)]
-            upper, lower = a + (b - a) * across, c + (d - c) * across
-            seen[i, j] = (upper + (lower - upper) * along) * weight
+            column, row = np.int32(x), np.int32(y)
+            at[j] = row * side + column
+            across[j], along[j] = x - np.float32(column), y - np.float32(row)
+        for j in range(crop):
+            four[j] = neighbours[np.uint32(at[j])]
+        for j in range(crop):
+            a, b = np.float32(np.int32(four[j] & BYTE)), np.float32(np.int32(four[j] >> EIGHT & BYTE))
+            c, d = (
+                np.float32(np.int32(four[j] >> SIXTEEN & BYTE)),
+                np.float32(np.int32(four[j] >> THREE_BYTES)),
+            )
+            upper, lower = a + (b - a) * across[j], c + (d - c) * across[j]
+            seen[i, j] = (upper + (lower - upper) * along[j]) * weight[j] * WHITE
+
+
+@machine_code
+def _neighbours(image: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Each pixel, that to its right, that below it and the one beside that, as the bytes of one number.
+
+    Beyond the last column and row these are repeated.
+    """
+    side = len(image)
+    four = np.empty((side, side), np.uint32)
+    for i in range(side):
+        upper, lower, line = image[i], image[min(i + 1, side - 1)], four[i]
+        for j in range(side):
+            line[j] = np.uint32(upper[j]) | np.uint32(lower[j]) << SIXTEEN
+        for j in range(side - 1):
+            line[j] |= (line[j + 1] & LOW_BYTES) << EIGHT
+        line[side - 1] |= line[side - 1] << EIGHT
+    return four
 
 
 @machine_code
@@ -338,18 +368,23 @@ def _regrade(
     seen: NDArray[np.float32], curve: NDArray[np.float32], tilt: NDArray[np.float32], negative: bool
 ) -> None:
     crop, last = len(seen), np.float32(len(curve) - 1)
-    line = np.linspace(-1, 1, crop).astype(np.float32)
-    least = tilt[2] * np.float32(0.6)
+    place, least = np.linspace(-1, 1, crop).astype(np.float32), tilt[2] * np.float32(0.6)
+    at, beyond = np.empty(crop, np.int32), np.empty(crop, np.float32)
+    low, high = np.empty(crop, np.float32), np.empty(crop, np.float32)
     for i in range(crop):
-        downwards = ONE + tilt[1] * line[i] + tilt[2] * line[i] * line[i] - least
+        downwards = ONE + tilt[1] * place[i] + tilt[2] * place[i] * place[i] - least
+        line = seen[i]
         for j in range(crop):
-            at = seen[i, j] * last
-            below = np.uint32(at)
-            above = np.uint32(min(at + ONE, last))
-            grey = curve[below] + (curve[above] - curve[below]) * (at - np.float32(below))
-            grey *= downwards + (tilt[0] + tilt[2] * line[j]) * line[j]
+            value = _between(line[j] * last, ZERO, last - ONE)
+            at[j] = np.int32(value)
+            beyond[j] = line[j] * last - np.float32(at[j])
+        for j in range(crop):
+            low[j], high[j] = curve[np.uint32(at[j])], curve[np.uint32(at[j] + 1)]
+        for j in range(crop):
+            grey = low[j] + (high[j] - low[j]) * beyond[j]
+            grey *= downwards + (tilt[0] + tilt[2] * place[j]) * place[j]
             grey = _between(grey, ZERO, ONE)
-            seen[i, j] = ONE - grey if negative else grey
+            line[j] = ONE - grey if negative else grey
 
 
 @machine_code
