@@ -184,14 +184,13 @@ def _shrink(
     """Means over (size, size) cells, as torch's adaptive_avg_pool2d. `white` is what becomes 1."""
     size, (top, bottom, left, right) = len(grey), edges
     rows, columns = bottom - top, right - left
-    starts, ends = np.empty(size, np.uint32), np.empty(size, np.uint32)
-    widths = np.empty(size, np.float32)
+    starts, widths = np.empty(size, np.uint32), np.empty(size, np.float32)
     for j in range(size):
-        starts[j], ends[j] = j * columns // size, (j * columns + columns + size - 1) // size
-        widths[j] = ends[j] - starts[j]
+        starts[j] = j * columns // size
+        widths[j] = (j * columns + columns + size - 1) // size - j * columns // size
     widest = (columns + size - 1) // size + 1
     total = np.zeros(columns + widest, np.float32)  # of whole numbers: exact
-    sums = np.empty(size, np.float32)
+    sums, found = np.empty(size, np.float32), np.empty(size, np.float32)
     for i in range(size):
         first, last = top + i * rows // size, top + (i * rows + rows + size - 1) // size
         total[:] = 0
@@ -202,9 +201,9 @@ def _shrink(
         sums[:] = 0
         for k in range(widest):
             for j in range(size):
-                at = starts[j] + np.uint32(k)
-                value = total[at]
-                sums[j] += value if at < ends[j] else np.float32(0)
+                found[j] = total[starts[j] + np.uint32(k)]
+            for j in range(size):
+                sums[j] += found[j] if widths[j] > np.float32(k) else ZERO
         for j in range(size):
             grey[i, j] = sums[j] / np.float32(last - first) / widths[j] / white
 
@@ -218,13 +217,15 @@ def _complete(grey: NDArray[np.float32], finish: Finish, to: NDArray[np.float32]
     crop = len(to)
     before, after, share = finish.before, finish.after, finish.share
     wide = np.empty((2, crop), np.float32)  # the last two of the lines, enlarged
+    low, high = np.empty(crop, np.float32), np.empty(crop, np.float32)
     widened = 0
     for y in range(crop):
         while widened <= after[y]:
-            line = grey[widened]
+            line, to_right = grey[widened], wide[widened % 2]
             for x in range(crop):
-                value = line[before[x]]
-                wide[widened % 2, x] = (value + share[x] * (line[after[x]] - value) - mean) / std
+                low[x], high[x] = line[before[x]], line[after[x]]
+            for x in range(crop):
+                to_right[x] = (low[x] + share[x] * (high[x] - low[x]) - mean) / std
             widened += 1
         upper, lower = wide[before[y] % 2], wide[after[y] % 2]
         for x in range(crop):
