@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ml import compiled
-from ml.framing import content_boxes, whole_images
-from ml.preprocess import Preprocessing, checked
+from ml.framing import checked, content_boxes, whole_images
+from ml.preprocess import Preprocessing
 from ml.recipes import Augmentation
 
 GREYS = np.linspace(0, 1, 1024, dtype=np.float32)  # for which curves are calculated; between them, straight

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from ingest.renditions import RENDITION_SIZE
 from ml import compiled
 
 
@@ -18,12 +19,21 @@ def content_boxes(renditions: NDArray[np.uint8]) -> NDArray[np.float32]:
     what the border mostly shows; where nothing differs from it, the box is the whole image.
     """
     boxes = np.empty((len(renditions), 4), np.float32)
-    compiled.find_boxes(renditions, boxes)
+    compiled.find_boxes(checked(renditions), boxes)
     return boxes
 
 
 def content_edges(renditions: NDArray[np.uint8]) -> NDArray[np.int64]:
     """The same as top, bottom, left and right, in whole pixels: (N, 4)."""
     edges = np.empty((len(renditions), 4), np.int64)
-    compiled.find_edges(renditions, edges)
+    compiled.find_edges(checked(renditions), edges)
     return edges
+
+
+def checked(renditions: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """In one piece. Raises ValueError where they are not uint8 (N, 256, 256)."""
+    side = RENDITION_SIZE
+    if renditions.dtype != np.uint8 or renditions.shape[1:] != (side, side):
+        given = f"{renditions.dtype} {renditions.shape}"
+        raise ValueError(f"Renditions are uint8 (N, {side}, {side}), not {given}.")
+    return np.ascontiguousarray(renditions)

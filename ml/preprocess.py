@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ingest.renditions import RENDITION_SIZE
 from ml import compiled
+from ml.framing import checked
 from ml.recipes import Recipe
 
 INPUT_SIZE = 224  # the paper's centre crop of 256
@@ -84,15 +85,6 @@ class Preprocessing:
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def checked(renditions: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """In one piece. Raises ValueError where they are not uint8 (N, 256, 256)."""
-    side = RENDITION_SIZE
-    if renditions.dtype != np.uint8 or renditions.shape[1:] != (side, side):
-        given = f"{renditions.dtype} {renditions.shape}"
-        raise ValueError(f"Renditions are uint8 (N, {side}, {side}), not {given}.")
-    return np.ascontiguousarray(renditions)
 
 
 def lines_between(size: int, crop: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:

@@ -114,6 +114,6 @@ def test_noise_is_normal_white_and_as_strong_as_it_says() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 255, 256), (256, 256)])
 def test_pictures_of_another_size_are_refused(shape: tuple[int, ...]) -> None:
-    for change in (PLAIN, lambda x: augment(x, PLAIN, NOTHING, np.random.default_rng(0))):
+    for change in (PLAIN, content_boxes, lambda x: augment(x, PLAIN, NOTHING, np.random.default_rng(0))):
         with pytest.raises(ValueError, match="Renditions are uint8"):
             change(np.zeros(shape, np.uint8))
